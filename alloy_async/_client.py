@@ -1,0 +1,606 @@
+"""``Alloy``: the face. Each command checks what it is given and hands it down; answers come back through futures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from ._clock import Clock, Ids, RandomIds, SystemClock
+from ._commands import EventCommand, GatedCall
+from ._consent._rules import Purposes, parse_choice
+from ._courier import Courier
+from ._event import build_event
+from ._futures import CommandFuture, FailureLog, HomeLoop
+from ._json import Unfit
+from ._ledger import Ledger, Statistics
+from ._spellings import COMMANDS, translate
+from ._version import __version__
+from ._visitor import Visitor
+from .edge.client import EdgeClient
+from .edge.protocol import EventResult, event_room
+from .edge.transport import Transport
+from .errors import (
+    AlloyClosed,
+    AlloyError,
+    ConfigurationError,
+    ConsentStoreError,
+    EventTooLarge,
+    InvalidCommand,
+    NotConfigured,
+)
+from .hooks import Hooks
+from .identity import parse_customer_ids
+from .settings import BROWSER_ONLY, ConfigureOptions, Settings
+from .stores.base import Store, VisitorKey
+
+__all__ = ["Alloy"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+DEFAULT_GRACE = 5.0
+"""Seconds that closing waits for what is under way."""
+
+
+class Alloy:
+    """Collects events, and only with the person's consent.
+
+    Every command is a plain call that returns an ``asyncio.Future`` at once. The future ends exactly once: with a
+    result, with an ``AlloyError``, or by the caller's own ``cancel()``. Wrong arguments travel in the future too; only
+    an unknown keyword and a missing event loop raise at the call.
+
+    ::
+
+        async with Alloy() as alloy:
+            await alloy.configure(config_id="…", ims_org_id="…@AdobeOrg", opt_in_enabled=True)
+            order = alloy.event(type="commerce.purchases", xdm={...})
+            await alloy.opt_in(purposes="all")
+            result = await order
+
+    The spelling of the JavaScript SDK works as well: ``await alloy("optIn", {"purposes": "all"})``.
+
+    An instance belongs to the event loop of its first command; in another loop or thread its futures end with
+    ``InvalidCommand``. It may be made before any loop runs.
+
+    Args:
+        name: tells several instances apart in logs; letters, digits, ``_`` and ``-``.
+
+    Raises:
+        ConfigurationError: at once; the name cannot be used.
+    """
+
+    def __init__(self, name: str = "alloy") -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                "name: must be 1 to 64 letters, digits, _ or -, and begin with a letter.", option="name"
+            )
+        self.name = name
+        self._logger = logging.getLogger(f"alloy_async.{name}")
+        self._home = HomeLoop()
+        self._ledger = Ledger()
+        self._failures = FailureLog(self._logger, SystemClock())
+        self._engine: _Engine | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    def __call__(self, command: str, options: Mapping[str, Any] | None = None) -> asyncio.Future[Any]:
+        """Call a command as the JavaScript SDK spells it.
+
+        Args:
+            command: for example ``"optIn"``; our own names are taken too.
+            options: with the keys of the JavaScript SDK, or ours.
+
+        Returns:
+            What the command returns; ``InvalidCommand`` for an unknown command or option, with the nearest match.
+        """
+        try:
+            method, keywords = translate(command, options)
+        except InvalidCommand as error:
+            return self._failed(error)
+        future: asyncio.Future[Any] = getattr(self, method)(**keywords)
+        return future
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def configure(self, **options: Unpack[ConfigureOptions]) -> asyncio.Future[None]:
+        """Say where events go, and whether commands wait for consent.
+
+        Commands that are called before the future has ended wait for it, in order.
+
+        Args:
+            options: see ``Settings``; arguments win over ``ALLOY_…`` environment variables, these over defaults.
+
+        Returns:
+            A future that ends with None; with ``ConfigurationError`` when an option cannot be used, when the instance
+            is configured already, or when consent is switched off although a refusal is kept; with
+            ``ConsentStoreError`` when consent is switched off and the store cannot say whether a refusal is kept.
+            After a failure ``configure`` may be called again.
+
+        Source: adobe/alloy, configure.
+        """
+        return self._command("configure", lambda future: self._configure(future, options), needs_engine=False)
+
+    def event(
+        self,
+        *,
+        xdm: object = None,
+        data: object = None,
+        type: str | None = None,  # noqa: A002 - the name Adobe gives it
+        merge_id: str | None = None,
+        view_start: bool = False,
+        decision_scopes: Sequence[str] = (),
+    ) -> asyncio.Future[EventResult]:
+        """Record that something happened.
+
+        The moment, the event's ``_id`` and a snapshot of the arguments are taken now; later changes to them change
+        nothing. What ``xdm`` says wins over everything that is added.
+
+        Args:
+            xdm: an object in XDM: a mapping, a dataclass or a pydantic model.
+            data: anything else that JSON can hold.
+            type: sets ``xdm.eventType``.
+            merge_id: sets ``xdm.eventMergeId``.
+            view_start: whether the answer is wanted, because a page begins.
+            decision_scopes: scopes to ask decisions for, at most 30; the answer's ``propositions`` hold them.
+
+        Returns:
+            A future that ends with this event's own ``EventResult``. With ``InvalidCommand`` or ``EventTooLarge`` when
+            it cannot be sent at all; with ``ConsentDeclined``, ``ConsentTimeout``, ``ParkingFull`` or ``OutboxFull``
+            when it was not sent; with ``EdgeError`` or ``NetworkError`` when it was tried; with ``NotConfigured`` or
+            ``AlloyClosed`` out of time. Cancelling it withdraws the event while it has not been sent; after that it
+            only stops the waiting.
+
+        Source: adobe/alloy, event (2019) and sendEvent.
+        """
+        return self._command(
+            "event",
+            lambda _: self._event(xdm, data, type, merge_id, view_start=view_start, decision_scopes=decision_scopes),
+        )
+
+    def opt_in(self, *, purposes: str | None = None) -> asyncio.Future[Purposes]:
+        """Tell what the visitor chose.
+
+        "none" holds from this call on: everything that has not been sent ends with ``ConsentDeclined``, and the
+        visitor's identity is erased. "all" releases what is parked, in order, once the choice is written.
+
+        Args:
+            purposes: "all" or "none", in any letter case.
+
+        Returns:
+            A future that ends when the choice survives ``kill -9``, with the choice that holds: of two calls that
+            overlap the later one. With ``InvalidCommand`` for another word; with ``ConfigurationError`` when consent is
+            switched off; with ``ConsentStoreError`` when it could not be written: "all" then changes nothing, "none"
+            holds all the same and writing it is tried again. Cancelling the future never withdraws the choice.
+
+        Source: adobe/alloy (2019), optIn.
+        """
+        return self._command("opt_in", lambda _: self._opt_in(purposes))
+
+    def forget(self) -> asyncio.Future[None]:
+        """Erase the visitor's choice, identity and waiting events; the choice is asked for again.
+
+        Returns:
+            A future that ends with None when it is erased from the store; with ``ConsentStoreError`` when it could not
+            be. Waiting events end with ``ConsentDeclined`` at once.
+        """
+        return self._command("forget", lambda future: _follow(self._configured.visitor.choose("pending"), future))
+
+    def get_ecid(self) -> asyncio.Future[str]:
+        """Ask for the visitor's id at the edge (ECID); waits for consent.
+
+        Returns:
+            A future that ends with 38 digits; with the errors of ``event``.
+
+        Source: adobe/alloy, getEcid (2019) and getIdentity.
+        """
+        return self._command("get_ecid", lambda _: self._gated("get_ecid", self._configured.visitor.want_ecid))
+
+    def set_customer_ids(self, customer_ids: Mapping[str, Mapping[str, Any]]) -> asyncio.Future[None]:
+        """Tell who the visitor is in systems of yours; later events carry it. Waits for consent.
+
+        Args:
+            customer_ids: namespace to ``{"id": text, "authenticatedState": "ambiguous" | "authenticated" |
+                "loggedOut", "primary": bool, "hash": bool}``; only ``id`` is required, ``hash`` sends its SHA-256.
+
+        Returns:
+            A future that ends with None; with ``InvalidCommand``, or with the consent errors of ``event``.
+
+        Source: adobe/alloy (2019), setCustomerIds.
+        """
+        return self._command("set_customer_ids", lambda _: self._set_customer_ids(customer_ids))
+
+    def create_event_merge_id(self) -> asyncio.Future[str]:
+        """Make an id with which several events are merged into one; see ``merge_id`` of ``event``.
+
+        Returns:
+            A future that ends with a UUID.
+
+        Source: adobe/alloy, createEventMergeId. There the result is an object since 2020; here it is the text.
+        """
+        return self._command("create_event_merge_id", lambda future: future.resolve(self._configured.ids()), after=True)
+
+    def get_library_info(self) -> asyncio.Future[dict[str, Any]]:
+        """Describe this instance.
+
+        Returns:
+            A future that ends with ``{"name", "version", "commands", "settings"}``; settings hold no secrets.
+
+        Source: adobe/alloy, getLibraryInfo.
+        """
+        return self._command("get_library_info", lambda future: future.resolve(self._library_info()), after=True)
+
+    def debug(self, *, enabled: bool) -> asyncio.Future[None]:
+        """Switch this instance's debug log on or off (logger ``alloy_async.NAME``).
+
+        Args:
+            enabled: whether each step is logged.
+
+        Source: adobe/alloy, setDebug; log (2019).
+        """
+        return self._command("debug", lambda future: self._debug(future, enabled=enabled), after=True)
+
+    def flush(self) -> asyncio.Future[None]:
+        """Wait until every event that was released so far has an outcome; parked events are not waited for.
+
+        Returns:
+            A future that ends with None.
+        """
+        return self._command("flush", lambda future: self._configured.flush(future), after=True)
+
+    def statistics(self) -> Statistics:
+        """Return what became of this instance's events so far."""
+        return self._ledger.statistics()
+
+    async def aclose(self, grace: float = DEFAULT_GRACE) -> Statistics:
+        """Stop accepting, send what is released, and end everything else with ``AlloyClosed``.
+
+        Cancelling the caller does not stop it. A second call waits for the first.
+
+        Args:
+            grace: seconds to wait for what is under way.
+
+        Returns:
+            The final books; nothing is open in them.
+        """
+        if self._closing is None:
+            self._home.check("aclose")
+            self._closing = asyncio.get_running_loop().create_task(self._close(grace), name="alloy-close")
+        await asyncio.shield(self._closing)
+        return self.statistics()
+
+    # How a command is carried out
+
+    def _command(
+        self,
+        name: str,
+        carry_out: Callable[[CommandFuture[Any]], asyncio.Future[Any] | None],
+        *,
+        needs_engine: bool = True,
+        after: bool = False,
+    ) -> asyncio.Future[Any]:
+        """Run a command; whatever it raises travels in the future it returns.
+
+        Args:
+            name: the command.
+            carry_out: ends the future it is given, now or later, or returns another one.
+            needs_engine: whether it is refused before ``configure``.
+            after: whether it waits until ``configure`` has ended; the gate lets the others wait by itself.
+        """
+        future: CommandFuture[Any] = CommandFuture(self._failures)  # raises RuntimeError where no loop runs
+        try:
+            self._home.check(name)
+            if self._closing is not None:
+                raise AlloyClosed(name)
+            if needs_engine and self._engine is None:
+                raise NotConfigured(name)
+            if after and self._engine is not None and not self._engine.ready:
+                self._engine.when_ready(lambda: carry_out(future), lambda: future.reject(NotConfigured(name)))
+                return future
+            return carry_out(future) or future
+        except Unfit as unfit:
+            error: AlloyError = InvalidCommand(name, unfit.problem, path=unfit.where())
+        except AlloyError as raised:
+            error = raised
+        future.reject(error.with_traceback(None))
+        return future
+
+    def _failed(self, error: AlloyError) -> asyncio.Future[Any]:
+        future: CommandFuture[Any] = CommandFuture(self._failures)
+        future.reject(error)
+        return future
+
+    @property
+    def _configured(self) -> _Engine:
+        if self._engine is None:
+            raise NotConfigured("command")
+        return self._engine
+
+    def _configure(self, future: CommandFuture[None], options: Mapping[str, Any]) -> None:
+        if self._engine is not None:
+            raise ConfigurationError("the instance is configured already; make another Alloy for other options.")
+        settings = Settings.resolve(options)
+        ignored = sorted(BROWSER_ONLY & options.keys())
+        if ignored:
+            self._logger.warning("ignored, they mean something in a browser only: %s", ", ".join(ignored))
+        if settings.debug_enabled:
+            self._logger.setLevel(logging.DEBUG)
+        self._failures = FailureLog(
+            self._logger, settings.clock or SystemClock(), errors_enabled=settings.errors_enabled
+        )
+        engine = self._engine = _Engine(settings, self._ledger, self._failures, self._logger)
+        task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
+        task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
+        engine.starting = task
+
+    def _configure_ended(self, task: asyncio.Task[None], engine: _Engine, future: CommandFuture[None]) -> None:
+        error = AlloyClosed("configure") if task.cancelled() else task.exception()
+        if error is None:
+            future.resolve(None)
+            return
+        if self._engine is engine:
+            self._engine = None
+        known = isinstance(error, AlloyError)
+        future.reject(error if known else ConfigurationError(f"internal error ({type(error).__name__})."))  # type: ignore[arg-type]  # known says so
+
+    def _event(
+        self,
+        xdm: object,
+        data: object,
+        event_type: str | None,
+        merge_id: str | None,
+        *,
+        view_start: bool,
+        decision_scopes: Sequence[str],
+    ) -> asyncio.Future[EventResult]:
+        if not isinstance(view_start, bool):
+            raise InvalidCommand("event", "must be True or False.", path="view_start")
+        engine = self._configured
+        parts = build_event(
+            xdm=xdm,
+            data=data,
+            event_type=event_type,
+            merge_id=merge_id,
+            decision_scopes=decision_scopes,
+            now=engine.clock.time(),
+            new_id=engine.ids(),
+            local_time=engine.local_time,
+        )
+        if len(parts.body) > engine.event_room:
+            raise EventTooLarge("event", len(parts.body), engine.event_room)
+        command = EventCommand(
+            engine.visitor,
+            event_id=parts.event_id,
+            body=parts.body,
+            names_person=parts.has_identity,
+            needs_answer=view_start or bool(decision_scopes),
+            called_at=engine.clock.monotonic(),
+            loop=asyncio.get_running_loop(),
+        )
+        engine.visitor.gate.admit(command)
+        return command.future
+
+    def _opt_in(self, purposes: object) -> asyncio.Future[Purposes]:
+        choice = parse_choice(purposes)
+        if choice is None:
+            shown = repr(purposes)[:40] if isinstance(purposes, (str, int, float, type(None))) else type(purposes).__name__
+            raise InvalidCommand("opt_in", f'must be "all" or "none"; received {shown}.', path="purposes")
+        engine = self._configured
+        if not engine.settings.opt_in_enabled:
+            raise ConfigurationError(
+                "opt_in: consent is switched off, so a choice would change nothing; configure opt_in_enabled=True.",
+                option="opt_in_enabled",
+            )
+        return engine.visitor.choose(choice)
+
+    def _set_customer_ids(self, given: object) -> asyncio.Future[None]:
+        visitor = self._configured.visitor
+        customer_ids = parse_customer_ids(given)
+
+        def action(future: CommandFuture[None]) -> None:
+            visitor.set_customer_ids(customer_ids)
+            future.resolve(None)
+
+        return self._gated("set_customer_ids", action)
+
+    def _gated(self, name: str, action: Callable[[CommandFuture[Any]], None]) -> asyncio.Future[Any]:
+        gate = self._configured.visitor.gate
+        call = GatedCall(
+            name,
+            self._failures,
+            action=action,
+            leave=gate.leave,
+            epoch=gate.epoch,
+            loop=asyncio.get_running_loop(),
+        )
+        gate.admit(call)
+        return call.future
+
+    def _debug(self, future: CommandFuture[None], *, enabled: bool) -> None:
+        if not isinstance(enabled, bool):
+            raise InvalidCommand("debug", "must be True or False.", path="enabled")
+        self._logger.setLevel(logging.DEBUG if enabled else logging.NOTSET)
+        future.resolve(None)
+
+    def _library_info(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": __version__,
+            "commands": sorted(set(COMMANDS.values())),
+            "settings": self._configured.settings.describe(),
+        }
+
+    async def _close(self, grace: float) -> None:
+        if self._engine is not None:
+            await self._engine.stop(grace)
+        self._failures.flush()
+
+
+class _Engine:
+    """What ``configure`` builds: store, transport, edge client, courier, and the visitor; concrete choices fall here."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger) -> None:
+        self.settings = settings
+        self.clock: Clock = settings.clock or SystemClock()
+        self.ids: Ids = settings.ids or RandomIds()
+        self.local_time = "placeContext" in settings.context
+        self.event_room = event_room(settings.max_body_bytes)
+        self.ready = False
+        self.starting: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
+        self._ledger = ledger
+        self._failures = failures
+        self._logger = logger
+        self._store, self._owns_store = _make_store(settings)
+        self._edge = EdgeClient(
+            _make_transport(settings), base=settings.base_url(), config_id=settings.config_id, ids=self.ids
+        )
+        self._courier = Courier(self._edge, settings=settings, ledger=ledger, clock=self.clock)
+        self.visitor = Visitor(
+            VisitorKey(settings.ims_org_id, settings.config_id),
+            settings=settings,
+            store=self._store,
+            courier=self._courier,
+            ledger=ledger,
+            hooks=Hooks(settings.hooks, logger),
+            clock=self.clock,
+            ids=self.ids,
+            failures=failures,
+            logger=logger,
+        )
+
+    async def start(self) -> None:
+        """Read the choice that is kept, and open, close or keep waiting at the gate accordingly."""
+        try:
+            await self._apply_kept_choice()
+        except BaseException:
+            self.visitor.gate.close(NotConfigured)
+            for _, refuse in self._waiting:
+                refuse()
+            await self._release_resources()
+            raise
+        self.ready = True
+        for go_on, _ in self._waiting:
+            go_on()
+
+    def when_ready(self, go_on: Callable[[], Any], refuse: Callable[[], Any]) -> None:
+        """Call one of the two when ``start`` has ended."""
+        self._waiting.append((go_on, refuse))
+
+    async def _apply_kept_choice(self) -> None:
+        if not self.settings.opt_in_enabled:
+            await self._refuse_to_ignore_a_refusal()
+            self.visitor.gate.choose("all")
+            return
+        try:
+            preference = await self.visitor.keeper.load()
+        except ConsentStoreError as error:
+            self._logger.warning("%s; the visitor's choice counts as unknown", error)
+            return
+        if preference is not None:
+            self.visitor.keeper.adopt(preference)
+
+    async def _refuse_to_ignore_a_refusal(self) -> None:
+        preference = await self.visitor.keeper.load()
+        if preference is not None and preference.purposes == "none":
+            raise ConfigurationError(
+                "opt_in_enabled: the visitor has declined, so consent cannot be switched off; "
+                "set opt_in_enabled=True, or forget the choice first (alloy-async consent forget).",
+                option="opt_in_enabled",
+            )
+
+    def flush(self, future: CommandFuture[None]) -> None:
+        """End a future when every event that is released now has ended."""
+        remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
+
+        def look() -> None:
+            while remaining and remaining[-1].stage in {None, "parked"}:
+                remaining.pop()
+            if not remaining:
+                self._ledger.unwatch(look)
+                future.resolve(None)
+
+        self._ledger.watch(look)
+        self._courier.hurry()
+        look()
+
+    async def stop(self, grace: float) -> None:
+        """End everything: first what is parked, then, after at most ``grace`` seconds, what is under way."""
+        if self.starting is not None:
+            await asyncio.wait([self.starting])
+        self.visitor.gate.close()
+        while len(self.visitor.gate):
+            await asyncio.sleep(0)
+        await self._flush_for(grace)
+        await self.visitor.stop()
+        await self._courier.stop()
+        while self._ledger.statistics().open:
+            await asyncio.sleep(0)  # the slices that end what is left take their turns
+        await self.visitor.keeper.aclose()
+        await self._release_resources()
+
+    async def _flush_for(self, grace: float) -> None:
+        done: CommandFuture[None] = CommandFuture(self._failures)
+        self.flush(done)
+        timer = self.clock.call_later(grace, lambda: done.resolve(None))
+        await done
+        timer.cancel()
+
+    async def _release_resources(self) -> None:
+        await self._edge.aclose()
+        if self._owns_store:
+            await self._store.aclose()
+
+
+def _make_store(settings: Settings) -> tuple[Store, bool]:
+    """Return the store, and whether it is ours to close."""
+    if settings.store == "memory":
+        from .stores.memory import MemoryStore  # noqa: PLC0415 - each start imports only the store it uses
+
+        return MemoryStore(), True
+    if settings.store == "sqlite":
+        from .stores.sqlite import SQLiteStore  # noqa: PLC0415 - as above
+
+        return SQLiteStore(settings.state_dir), True
+    _check_protocol(settings.store, "store", ("load_preference", "save_preference", "load_identity", "save_identity"))
+    store: Store = settings.store
+    return store, False
+
+
+def _make_transport(settings: Settings) -> Transport:
+    if settings.transport is not None:
+        _check_protocol(settings.transport, "transport", ("send", "aclose"))
+        transport: Transport = settings.transport
+        return transport
+    from .edge._httpx import HttpxTransport  # noqa: PLC0415 - httpx takes most of the import time, and may not be needed
+
+    return HttpxTransport(settings)
+
+
+def _check_protocol(value: object, option: str, methods: Iterable[str]) -> None:
+    missing = [method for method in methods if not callable(getattr(value, method, None))]
+    if missing:
+        raise ConfigurationError(
+            f"{option}: an object of type {type(value).__name__} has no {missing[0]}(); see the protocol in the docs.",
+            option=option,
+        )
+
+
+def _follow(source: asyncio.Future[Any], future: CommandFuture[None]) -> None:
+    """End a future as another one ends, without its result."""
+
+    def ended(source: asyncio.Future[Any]) -> None:
+        error = source.exception()
+        if isinstance(error, AlloyError):
+            future.reject(error)
+        else:
+            future.resolve(None)
+
+    source.add_done_callback(ended)

@@ -1,0 +1,231 @@
+"""What a command is while it is under way: a record, from the call to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._consent._rules import Verdict
+from ._futures import CommandFuture, FailureLog
+from ._ledger import Ledger, Outcome, Stage, outcome_of
+from .edge.protocol import EventResult
+from .errors import AlloyClosed, AlloyError, ConsentDeclined
+from .hooks import Delivered, Failed, Hooks, Lost, Parked, Refused, Released, Sending
+
+if TYPE_CHECKING:
+    from ._visitor import Visitor
+
+__all__ = ["EventCommand", "GatedCall"]
+
+
+class EventCommand:
+    """One call of ``event``: the only place where its future ends and the books are written, once.
+
+    Attributes:
+        event_id: the event's ``_id``.
+        body: the event as JSON; empty once it has ended.
+        names_person: whether the event says whose it is (its own ``identityMap``); then it gets no identity of ours,
+            and its answer teaches us none.
+        needs_answer: whether it goes to interact, alone.
+        called_at: monotonic seconds of the call.
+        epoch: the gate's epoch at the call.
+        parked_at: monotonic seconds at which it was parked; 0 when it never was.
+        queued_at: monotonic seconds at which it began to wait for the wire.
+        stage: where it is; None once it has ended.
+        future: what the caller holds.
+        visitor: whose it is.
+    """
+
+    __slots__ = (
+        "_ledger",
+        "body",
+        "called_at",
+        "epoch",
+        "event_id",
+        "future",
+        "names_person",
+        "needs_answer",
+        "parked_at",
+        "queued_at",
+        "stage",
+        "visitor",
+    )
+
+    name = "event"
+
+    def __init__(  # noqa: PLR0913 - a record with its fields
+        self,
+        visitor: Visitor,
+        *,
+        event_id: str,
+        body: bytes,
+        names_person: bool,
+        needs_answer: bool,
+        called_at: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.visitor = visitor
+        self._ledger: Ledger = visitor.ledger
+        self.event_id = event_id
+        self.body = body
+        self.names_person = names_person
+        self.needs_answer = needs_answer
+        self.called_at = called_at
+        self.epoch = visitor.gate.epoch
+        self.parked_at = self.queued_at = 0.0
+        self.stage: Stage | None = "new"
+        self.future: CommandFuture[EventResult] = CommandFuture(visitor.failures, owner=self, loop=loop)
+        self._ledger.accept()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the event."""
+        return len(self.body)
+
+    def park(self) -> None:
+        """Take note that it waits for consent."""
+        self._move("parked")
+        if self._hooks:
+            self._hooks.emit(Parked(self.name, self.event_id, self.size))
+
+    def release(self) -> None:
+        """Go on: the visitor consents."""
+        if self._hooks:
+            waited = self.visitor.clock.monotonic() - self.parked_at if self.stage == "parked" else 0.0
+            self._hooks.emit(Released(self.name, self.event_id, waited))
+        if self.stage is not None:  # a hook may have cancelled it
+            self.visitor.depart(self)
+
+    def queue(self) -> None:
+        """Take note that it waits for the wire."""
+        self._move("queued")
+        self.queued_at = self.visitor.clock.monotonic()
+
+    def verdict(self) -> Verdict:
+        """Return what becomes of it, asked right now; the answer may change with every turn of the loop."""
+        return self.visitor.gate.verdict(self.epoch)
+
+    def send(self, events: int) -> None:
+        """Take note that a request starts that carries it, among ``events`` events."""
+        self._move("sending")
+        if self._hooks:
+            self._hooks.emit(Sending(self.name, self.event_id, events))
+
+    def replace_body(self, body: bytes) -> None:
+        """Change what will be sent; its size changes in the books too."""
+        stage = self.stage
+        if stage is None or stage == "new":
+            self.body = body
+        else:
+            self._ledger.move(len(self.body), stage, None)
+            self.body = body
+            self._ledger.move(len(body), "new", stage)
+
+    def deliver(self, result: EventResult) -> None:
+        """End: the edge took it."""
+        if self._end("delivered"):
+            self.future.resolve(result)
+            if self._hooks:
+                self._hooks.emit(Delivered(self.name, self.event_id, result.request_id))
+
+    def withhold(self) -> None:
+        """End: ``on_before_event_send`` stopped it."""
+        if self._end("withheld"):
+            self.future.resolve(EventResult(self.event_id, withheld=True))
+            if self._hooks:
+                self._hooks.emit(Lost(self.name, self.event_id, "withheld"))
+
+    def fail(self, error: AlloyError) -> None:
+        """End with an error, whose kind says in which column it stands."""
+        outcome = outcome_of(error)
+        if self._end(outcome):
+            self.future.reject(error)
+            if self._hooks:
+                self._emit_failure(error, outcome)
+
+    def left(self) -> None:
+        """Withdraw it, if it has not been sent: the caller cancelled the future."""
+        if self.stage is None or self.stage == "sending":
+            return
+        self.visitor.withdraw(self)
+        self._end("cancelled")
+        if self._hooks:
+            self._hooks.emit(Lost(self.name, self.event_id, "cancelled"))
+
+    @property
+    def _hooks(self) -> Hooks:
+        return self.visitor.hooks
+
+    def _move(self, stage: Stage) -> None:
+        if self.stage is not None:
+            self._ledger.move(len(self.body), self.stage, stage)
+            self.stage = stage
+
+    def _end(self, outcome: Outcome) -> bool:
+        """Write the final entry; return False when it was written before."""
+        if self.stage is None:
+            return False
+        self._ledger.end(len(self.body), self.stage, outcome)
+        self.stage = None
+        self.body = b""
+        return True
+
+    def _emit_failure(self, error: AlloyError, outcome: Outcome) -> None:
+        if isinstance(error, ConsentDeclined):
+            self._hooks.emit(Refused(self.name, self.event_id, error.by))
+        elif outcome == "failed" and not isinstance(error, AlloyClosed):
+            self._hooks.emit(Failed(self.name, self.event_id, error))
+        else:
+            self._hooks.emit(Lost(self.name, self.event_id, _lost_reason(outcome)))
+
+
+def _lost_reason(outcome: Outcome) -> Literal["expired", "overflowed", "closed"]:
+    return outcome if outcome in {"expired", "overflowed"} else "closed"  # type: ignore[return-value]  # both are literals
+
+
+class GatedCall:
+    """A command that waits for consent and then does something here, without an event.
+
+    Args:
+        name: the command.
+        failures: where a failure is counted that nobody awaited.
+        action: called with the future, in order, once the visitor consents.
+        leave: called when the caller cancels the future.
+        epoch: the gate's epoch at the call.
+        loop: the event loop.
+    """
+
+    size = 0
+    parked_at = 0.0
+
+    def __init__(
+        self,
+        name: str,
+        failures: FailureLog,
+        *,
+        action: Callable[[CommandFuture[Any]], None],
+        leave: Callable[[GatedCall], None],
+        epoch: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.name = name
+        self.epoch = epoch
+        self._action = action
+        self._leave = leave
+        self.future: CommandFuture[Any] = CommandFuture(failures, owner=self, loop=loop)
+
+    def park(self) -> None:
+        """Wait."""
+
+    def release(self) -> None:
+        """Do it: the visitor consents."""
+        self._action(self.future)
+
+    def fail(self, error: AlloyError) -> None:
+        """End with an error."""
+        self.future.reject(error)
+
+    def left(self) -> None:
+        """Stop waiting: the caller cancelled the future."""
+        self._leave(self)

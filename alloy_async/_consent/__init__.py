@@ -1,0 +1,1 @@
+"""The consent gate: its rules (pure), and the condition variable that carries them out."""

@@ -1,0 +1,189 @@
+"""One SQLite file, used by one connection on one thread of ours.
+
+A thread, because every statement may wait for the disk; one, because then statements need no further order. It is a
+daemon: a database that hangs must not keep the interpreter from exiting. It starts with the first job and ends when
+the ``Database`` is closed or collected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+__all__ = ["Database", "Unsafe"]
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT = 2.0
+"""Seconds to wait for another process that holds the file."""
+
+
+
+class _Job(NamedTuple):
+    work: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    create: bool
+
+
+_End: TypeAlias = "asyncio.Future[None] | None"
+
+
+class Unsafe(OSError):
+    """The file, or its folder, is not what may hold a person's choice."""
+
+
+class Database:
+    """Runs functions on the connection, one after the other.
+
+    Args:
+        path: the file; made with mode 0600, its folder with 0700, when the first job runs.
+        prepare: brings a fresh or older file to the present schema; called after each connect.
+    """
+
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self.path = path
+        self._prepare = prepare
+        self._jobs: SimpleQueue[_Job | _End] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._jobs.put, None)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, create: bool = True) -> T:
+        """Run a function on the connection, and return what it returns.
+
+        Cancelling the caller does not stop the function.
+
+        Args:
+            work: called with the connection, on the thread.
+            create: whether to make the file when it is missing.
+
+        Raises:
+            sqlite3.Error: SQLite refused.
+            FileNotFoundError: there is no file, and none was to be made.
+            OSError: the file or its folder could not be made, or is ``Unsafe``.
+        """
+        self._ensure_thread()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(work, future, create))
+        return await future
+
+    async def aclose(self) -> None:
+        """Close the connection and end the thread, after the jobs that wait."""
+        if self._thread is None:
+            return
+        self._thread = None
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.put(ended)
+        await ended
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=_work, args=(self._jobs, self.path, self._prepare), name="alloy-sqlite", daemon=True
+            )
+            self._thread.start()
+
+
+def _work(jobs: SimpleQueue[_Job | _End], path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+    """Serve jobs until None comes. A function of the module, so that the thread does not keep its owner alive."""
+    connection: sqlite3.Connection | None = None
+    while isinstance(job := jobs.get(), _Job):
+        try:
+            if connection is None:
+                connection = _open(path, prepare, create=job.create)
+            _post(job.future, job.work(connection), None)
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
+            _discard(connection)
+            connection = None
+            _post(job.future, None, error)
+        del job  # while this thread waits for the next one, nothing of the last must stay alive
+    _discard(connection)
+    if job is not None:
+        _post(job, None, None)
+
+
+def _discard(connection: sqlite3.Connection | None) -> None:
+    """Close after an error, so that the next job opens the file again, perhaps with better luck."""
+    if connection is not None:
+        connection.close()
+
+
+def _open(path: Path, prepare: Callable[[sqlite3.Connection], None], *, create: bool) -> sqlite3.Connection:
+    _check_place(path, create=create)
+    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
+    try:
+        # A rollback journal, not a write-ahead log: with secure_delete it leaves nothing readable of what was erased.
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _post(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    try:
+        future.get_loop().call_soon_threadsafe(_settle, future, result, error)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _check_place(path: Path, *, create: bool) -> None:
+    """Refuse a place that others may read or change; make it when asked to.
+
+    The file is never opened here: closing it would drop the locks that SQLite holds on it in this process.
+
+    Raises:
+        FileNotFoundError: there is no file, and none is to be made.
+        Unsafe: the path is a link, not a file, somebody else's, or in a folder that others may change.
+    """
+    if create:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_folder(path.parent)
+    try:
+        _check_file(path)
+    except FileNotFoundError:
+        if not create:
+            raise
+        _create(path)
+
+
+def _check_folder(folder: Path) -> None:
+    mode = folder.stat().st_mode
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        raise Unsafe(f"others may change files in the folder {folder}; run chmod go-w on it, or choose another state_dir.")
+
+
+def _check_file(path: Path) -> None:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise Unsafe("it is not a regular file (a link, a folder?); remove it, or choose another state_dir.")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise Unsafe(f"it belongs to user {status.st_uid}; run as that user, or choose another state_dir.")
+    if status.st_mode & 0o077:
+        path.chmod(0o600)
+
+
+def _create(path: Path) -> None:
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except FileExistsError:
+        _check_file(path)  # another process was faster

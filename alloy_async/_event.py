@@ -1,0 +1,211 @@
+"""From the arguments of ``event`` to the bytes of one event; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ._clock import iso_timestamp
+from ._json import Unfit, encode, normalise
+from ._version import LIBRARY, __version__
+
+__all__ = ["EventParts", "build_event", "rebuild_event", "with_identity"]
+
+IMPLEMENTATION = {"name": LIBRARY, "version": __version__, "environment": "server"}
+
+MAX_DECISION_SCOPES = 30
+MAX_IDENTITY_LENGTH = 1_024
+
+# What a server can put into what it renders; dom-action changes a page that only a browser has.
+PERSONALIZATION_SCHEMAS = [
+    f"https://ns.adobe.com/personalization/{kind}"
+    for kind in ("default-content-item", "html-content-item", "json-content-item", "redirect-item")
+]
+
+_OPENING = b'{"xdm":{'
+
+
+@dataclass(frozen=True, slots=True)
+class EventParts:
+    """One event, ready to wait.
+
+    Attributes:
+        event_id: its ``_id``, the caller's or a new UUID.
+        body: ``{"xdm": {...}, "data": ..., "query": {...}}`` as JSON in UTF-8; data and query only when given.
+        has_identity: whether the caller named the person (``xdm.identityMap``); then no identity of ours is added.
+    """
+
+    event_id: str
+    body: bytes
+    has_identity: bool
+
+
+def build_event(
+    *,
+    xdm: object,
+    data: object,
+    event_type: str | None,
+    merge_id: str | None,
+    decision_scopes: Sequence[str],
+    now: float,
+    new_id: str,
+    local_time: bool = False,
+) -> EventParts:
+    """Take the snapshot of an event.
+
+    What the caller's ``xdm`` says wins over everything that is added here.
+
+    Args:
+        xdm: an object in XDM, or None.
+        data: anything that JSON can hold, or None for nothing.
+        event_type: sets ``xdm.eventType``.
+        merge_id: sets ``xdm.eventMergeId``.
+        decision_scopes: scopes to ask decisions for, at most 30.
+        now: the moment of the call, seconds since 1970.
+        new_id: the event's id unless the caller gave one.
+        local_time: whether to add ``placeContext`` from this process's time zone.
+
+    Raises:
+        Unfit: something cannot be sent; its path says where.
+
+    Source: adobe/alloy, sendEvent: ``type`` and ``mergeId`` set the two fields, the caller's xdm is merged over what
+    is collected automatically. ``_id``: Adobe Experience Platform Mobile SDK, Edge extension.
+    """
+    given = _given_xdm(xdm)
+    added: dict[str, Any] = {
+        "_id": new_id,
+        "timestamp": iso_timestamp(now),
+        "implementationDetails": dict(IMPLEMENTATION),
+    }
+    if event_type is not None:
+        added["eventType"] = _text(event_type, "type")
+    if merge_id is not None:
+        added["eventMergeId"] = _text(merge_id, "merge_id")
+    if local_time:
+        added["placeContext"] = _place_context(now)
+    merged = _overlay(added, given)
+    event = {"xdm": merged}
+    if data is not None:
+        event["data"] = normalise(data, "data")
+    if decision_scopes:
+        event["query"] = _personalization_query(decision_scopes)
+    return _parts(event)
+
+
+def rebuild_event(content: object, event_id: str, query: object) -> EventParts:
+    """Take the snapshot again, after ``on_before_event_send`` has seen it; the ``_id`` stays.
+
+    Args:
+        content: ``{"xdm": {...}, "data": ...}`` as the hook left it.
+        event_id: the id the event has had from the start.
+        query: the event's query, which the hook never sees; None when it has none.
+
+    Raises:
+        Unfit: the hook put something in that cannot be sent; its path says where.
+    """
+    if not isinstance(content, Mapping):
+        raise _unfit("must stay an object with the keys xdm and data.", "event")
+    event: dict[str, Any] = {"xdm": _given_xdm(content.get("xdm")) | {"_id": event_id}}
+    data = content.get("data")
+    if data is not None:
+        event["data"] = normalise(data, "data")
+    if query is not None:
+        event["query"] = query
+    return _parts(event)
+
+
+def with_identity(body: bytes, identity_map: bytes) -> bytes:
+    """Put an identity map into an event's xdm.
+
+    Spliced in as bytes: who the visitor is, is known only after consent, and reading and writing the whole event again
+    would cost more than all the rest of its way.
+
+    Args:
+        body: an event of ``build_event``; its xdm always begins the body and is never empty.
+        identity_map: the map as JSON.
+    """
+    return b"%b%b%b,%b" % (_OPENING, b'"identityMap":', identity_map, body[len(_OPENING) :])
+
+
+def _parts(event: dict[str, Any]) -> EventParts:
+    xdm = event["xdm"]
+    return EventParts(xdm["_id"], encode(event), "identityMap" in xdm)
+
+
+def _given_xdm(xdm: object) -> dict[str, Any]:
+    if xdm is None:
+        return {}
+    given = normalise(xdm, "xdm")
+    if not isinstance(given, dict):
+        raise _unfit("must be an object (a mapping, dataclass or pydantic model).", "xdm")
+    if "_id" in given:
+        _check_text(given["_id"], "xdm", "_id")
+    if "identityMap" in given:
+        _check_identity_map(given["identityMap"])
+    return given
+
+
+def _overlay(added: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Merge what was given over what is added, object by object."""
+    for key, value in given.items():
+        below = added.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        added[key] = _overlay(below, value) if both else value  # type: ignore[arg-type]  # both are dicts here
+    return added
+
+
+def _place_context(now: float) -> dict[str, Any]:
+    """Source: XDM, placeContext: the offset is minutes *behind* UTC."""
+    local = datetime.fromtimestamp(now).astimezone()
+    offset = local.utcoffset()
+    behind = -int(offset.total_seconds() // 60) if offset is not None else 0
+    return {"localTime": local.isoformat(timespec="milliseconds"), "localTimezoneOffset": behind}
+
+
+def _personalization_query(scopes: Sequence[str]) -> dict[str, Any]:
+    if isinstance(scopes, str) or not isinstance(scopes, Sequence):
+        raise _unfit("must be a list of texts.", "decision_scopes")
+    if len(scopes) > MAX_DECISION_SCOPES:
+        raise _unfit(f"holds {len(scopes)} scopes; the edge takes at most {MAX_DECISION_SCOPES}.", "decision_scopes")
+    names = [_text(scope, "decision_scopes", index) for index, scope in enumerate(scopes)]
+    return {"personalization": {"schemas": PERSONALIZATION_SCHEMAS, "decisionScopes": names}}
+
+
+def _text(value: object, *path: str | int) -> str:
+    _check_text(value, *path)
+    return str(value)
+
+
+def _check_text(value: object, *path: str | int) -> None:
+    if not isinstance(value, str) or not value:
+        raise _unfit("must be a text that is not empty.", *path)
+
+
+def _check_identity_map(identity_map: object) -> None:
+    """Refuse what the edge would refuse, and with it the whole request.
+
+    Source: Edge Network error codes 0304, 0305 and 0308.
+    """
+    if not isinstance(identity_map, dict):
+        raise _unfit("must be an object: namespace to list of identities.", "xdm", "identityMap")
+    for namespace, identities in identity_map.items():
+        if not isinstance(identities, list):
+            raise _unfit("must be a list of identities.", "xdm", "identityMap", namespace)
+        for index, identity in enumerate(identities):
+            _check_identity(identity, "xdm", "identityMap", namespace, index)
+
+
+def _check_identity(identity: object, *path: str | int) -> None:
+    if not isinstance(identity, dict):
+        raise _unfit('must be an object such as {"id": "…"}.', *path)
+    _check_text(identity.get("id"), *path, "id")
+    if len(identity["id"]) > MAX_IDENTITY_LENGTH:
+        raise _unfit(f"is longer than {MAX_IDENTITY_LENGTH} characters.", *path, "id")
+
+
+def _unfit(problem: str, *path: str | int) -> Unfit:
+    unfit = Unfit(problem)
+    unfit.path = list(path)
+    return unfit

@@ -1,0 +1,155 @@
+"""The futures that commands return, and what happens to failures that nobody looks at."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections import Counter, deque
+from typing import Any, Protocol, TypeVar
+
+from ._clock import Clock
+from .errors import AlloyError, InvalidCommand
+
+__all__ = ["CommandFuture", "FailureLog", "HomeLoop", "Owner"]
+
+T = TypeVar("T")
+
+LOG_DELAY = 0.2
+"""Seconds that failures are gathered before they are logged as one line."""
+
+
+class Owner(Protocol):
+    """Whatever stands behind a future, and wants to know that the caller left."""
+
+    def left(self) -> None:
+        """Take note that the caller cancelled the future."""
+
+
+class FailureLog:
+    """Says once, with a count, what failed without anybody awaiting it.
+
+    asyncio would log a traceback for each such future. A refused event that nobody awaits is no programming error,
+    and ten thousand of them are one fact.
+
+    Args:
+        logger: where the lines go.
+        clock: when they go.
+        errors_enabled: False turns every failure into the result None, and into a count here.
+    """
+
+    def __init__(self, logger: logging.Logger, clock: Clock, *, errors_enabled: bool = True) -> None:
+        self.errors_enabled = errors_enabled
+        self._logger = logger
+        self._clock = clock
+        self._noted: deque[AlloyError] = deque()
+        self._arranged = False
+        # Runs when this object dies or the interpreter exits, so that the last failures of a script are heard too.
+        weakref.finalize(self, _log_failures, logger, self._noted)
+
+    def note(self, error: AlloyError, loop: asyncio.AbstractEventLoop) -> None:
+        """Count a failure. May be called from a finaliser, hence from any thread."""
+        self._noted.append(error)
+        if self._arranged:
+            return
+        self._arranged = True
+        try:
+            loop.call_soon_threadsafe(self._arrange)
+        except RuntimeError:
+            pass  # the loop is closed: what is noted is logged once this object dies
+
+    def flush(self) -> None:
+        """Log what was counted so far."""
+        self._arranged = False
+        _log_failures(self._logger, self._noted)
+
+    def _arrange(self) -> None:
+        self._clock.call_later(LOG_DELAY, self.flush)
+
+
+def _log_failures(logger: logging.Logger, noted: deque[AlloyError]) -> None:
+    kinds: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    while noted:
+        error = noted.popleft()
+        kinds[type(error).__name__] += 1
+        examples.setdefault(type(error).__name__, str(error))
+    for kind, count in kinds.items():
+        logger.warning("%d × %s that nobody awaited; the first: %s", count, kind, examples[kind])
+
+
+class CommandFuture(asyncio.Future[T]):
+    """What a command returns: an ordinary future that tells its owner when the caller cancels it.
+
+    Cancelling reaches the owner before ``cancel()`` returns. A done-callback would come one turn of the loop later, in
+    which the command could still be sent, and would cost a scheduled call for every command that simply ends.
+    """
+
+    __slots__ = ("_failures", "_owner")
+
+    def __init__(
+        self, failures: FailureLog, *, owner: Owner | None = None, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        super().__init__(loop=loop)
+        self._failures = failures
+        self._owner = owner
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Withdraw the command while it has not left; after that, only stop waiting for it."""
+        cancelled = super().cancel(msg)
+        owner, self._owner = self._owner, None
+        if cancelled and owner is not None:
+            owner.left()
+        return cancelled
+
+    def resolve(self, value: T) -> None:
+        """End with a result, unless it has ended."""
+        self._owner = None
+        if not self.done():
+            self.set_result(value)
+
+    def reject(self, error: AlloyError) -> None:
+        """End with an error, unless it has ended; with None and a log line where errors are switched off."""
+        self._owner = None
+        if self.done():
+            return
+        if self._failures.errors_enabled:
+            self.set_exception(error)
+        else:
+            self.set_result(None)  # type: ignore[arg-type]  # what errors_enabled=False documents
+            self._failures.note(error, self.get_loop())
+
+    def __del__(self) -> None:
+        # asyncio keeps in this flag whether a failure was looked at; it is what its own finaliser reads.
+        if not self._log_traceback:
+            return
+        error = self.exception()  # looking at it clears the flag
+        if isinstance(error, AlloyError):
+            self._failures.note(error, self.get_loop())
+
+
+class HomeLoop:
+    """Remembers the event loop that an object met first, and says plainly when another one comes."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self, command: str) -> asyncio.AbstractEventLoop:
+        """Return the running loop.
+
+        Raises:
+            RuntimeError: no event loop runs in this thread.
+            InvalidCommand: another loop runs than the one met first.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise InvalidCommand(command, OTHER_LOOP)
+        return loop
+
+
+OTHER_LOOP = (
+    "called from another event loop or thread than the first command; create one Alloy for each loop, "
+    "or hand the call over with loop.call_soon_threadsafe."
+)

@@ -1,0 +1,178 @@
+"""Keeping the visitor's newest choice: one write at a time, and the last word wins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from copy import copy
+from typing import Literal, TypeAlias
+
+from ._clock import Cancellable, Clock
+from ._consent._opt_in import OptInState
+from ._futures import CommandFuture, FailureLog
+from .errors import AlloyClosed, ConsentStoreError
+from .stores.base import Preference, Store, VisitorKey
+
+__all__ = ["PreferenceKeeper"]
+
+Wish: TypeAlias = Literal["all", "none", "pending"]
+"""What is to be kept; "pending" means: forget."""
+
+FIRST_RETRY = 1.0
+LAST_RETRY = 60.0
+"""Seconds until a refusal that could not be saved is tried again; doubled up to the second."""
+
+
+class PreferenceKeeper:
+    """Applies choices to the gate and to the store, in the order that keeps the promises.
+
+    Narrow at once, widen once written: "none" holds before its save begins, "all" only after its save. Of choices that
+    overlap the newest wins, and all of their futures end when it is written.
+
+    Args:
+        gate: the visitor's gate.
+        store: where the choice is kept.
+        key: whose choice it is.
+        max_age: seconds a choice is valid.
+        clock: where time comes from.
+        failures: where a failure is counted that nobody awaited.
+        logger: hears of a refusal that could not be saved.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it works with
+        self,
+        gate: OptInState,
+        store: Store,
+        key: VisitorKey,
+        *,
+        max_age: float,
+        clock: Clock,
+        failures: FailureLog,
+        logger: logging.Logger,
+    ) -> None:
+        self._gate = gate
+        self._store = store
+        self._key = key
+        self._max_age = max_age
+        self._clock = clock
+        self._failures = failures
+        self._logger = logger
+        self._ticket = 0
+        self._wish: Wish | None = None
+        self._refused = False
+        self._waiting: list[CommandFuture[Wish]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._retry: Cancellable | None = None
+        self._retry_delay = FIRST_RETRY
+
+    async def load(self) -> Preference | None:
+        """Return the choice that is kept and still valid; None when there is none.
+
+        Raises:
+            ConsentStoreError: the store could not say.
+        """
+        preference = await self._store.load_preference(self._key)
+        if preference is None or preference.expires_at <= self._clock.time():
+            return None
+        return preference
+
+    def adopt(self, preference: Preference) -> None:
+        """Apply the choice of an earlier start, unless the visitor has chosen again in the meantime."""
+        if self._ticket == 0:
+            self._refused = preference.purposes == "none"
+            self._gate.choose(preference.purposes, until=preference.expires_at)
+
+    def keep(self, wish: Wish) -> CommandFuture[Wish]:
+        """Take a choice; the future ends when the newest choice is written, with that choice.
+
+        It ends with ``ConsentStoreError`` when it could not be written. Cancelling it never withdraws the choice.
+        """
+        future: CommandFuture[Wish] = CommandFuture(self._failures)
+        self._waiting.append(future)
+        self._ticket += 1
+        self._wish = wish
+        self._narrow(wish)
+        self._start()
+        return future
+
+    async def aclose(self) -> None:
+        """Finish what is being written, and try once more what could not be written."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._start()
+        while self._task is not None:
+            await asyncio.wait([self._task])
+        if self._retry is not None:
+            self._retry.cancel()
+            self._logger.error("a refusal could not be saved before closing; it must be asked for again")
+        for future in self._waiting:
+            future.reject(AlloyClosed("opt_in"))
+
+    def _narrow(self, wish: Wish) -> None:
+        if wish == "none":
+            self._refused = True
+            self._gate.choose("none", until=self._clock.time() + self._max_age)
+        elif wish == "pending":
+            self._refused = False
+            self._gate.forget()
+        else:
+            self._gate.expect_all()
+
+    def _start(self) -> None:
+        self._retry = None
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._write(), name="alloy-preference")
+
+    async def _write(self) -> None:
+        """Write until the newest wish is written or could not be."""
+        try:
+            while self._wish is not None:
+                ticket, wish = self._ticket, self._wish
+                problem = await self._try(wish)
+                if ticket == self._ticket:
+                    self._wish = None
+                    self._conclude(wish, problem)
+        finally:
+            self._task = None
+
+    async def _try(self, wish: Wish) -> ConsentStoreError | None:
+        now = self._clock.time()
+        try:
+            if wish == "pending":
+                await self._store.forget(self._key)
+            else:
+                await self._store.save_preference(self._key, Preference(wish, now, now + self._max_age))
+        except ConsentStoreError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a store of somebody else's that raises what it should not
+            return ConsentStoreError("save", type(self._store).__name__, f"it raised {type(error).__name__}.")
+        if wish == "all":
+            self._written_until = now + self._max_age
+        return None
+
+    def _conclude(self, wish: Wish, problem: ConsentStoreError | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        if problem is None:
+            self._written(wish)
+        else:
+            self._not_written(wish)
+        for future in waiting:
+            if problem is None:
+                future.resolve(wish)
+            else:
+                future.reject(copy(problem))
+
+    def _written(self, wish: Wish) -> None:
+        self._retry_delay = FIRST_RETRY
+        if wish == "all":
+            self._refused = False
+            self._gate.choose("all", until=self._written_until)
+
+    def _not_written(self, wish: Wish) -> None:
+        if wish == "all":
+            if self._refused:  # the refusal that was to be lifted stands
+                self._gate.choose("none")
+            return
+        self._wish = wish
+        self._retry = self._clock.call_later(self._retry_delay, self._start)
+        self._retry_delay = min(self._retry_delay * 2, LAST_RETRY)

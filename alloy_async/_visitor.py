@@ -1,0 +1,361 @@
+"""One person's view: a gate, an identity, a kept choice, and the order of events between the gate and the courier."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable
+from copy import copy
+from inspect import isawaitable
+from typing import Any
+
+from ._clock import Clock, Ids
+from ._commands import EventCommand
+from ._consent._opt_in import OptInState
+from ._consent._rules import Verdict
+from ._courier import Courier
+from ._event import rebuild_event, with_identity
+from ._futures import CommandFuture, FailureLog
+from ._json import Unfit, decode
+from ._ledger import Ledger
+from ._preference import PreferenceKeeper, Wish
+from ._slices import SLICE, in_slices
+from .edge.protocol import Reply, event_room
+from .edge.transport import Withdrawn
+from .errors import (
+    AlloyClosed,
+    AlloyError,
+    ConsentDeclined,
+    ConsentStoreError,
+    EdgeError,
+    EventTooLarge,
+    InvalidCommand,
+)
+from .hooks import Hooks
+from .identity import Identity, StoredIdentity
+from .settings import EventFilter, Settings
+from .stores.base import Store, VisitorKey
+
+__all__ = ["Visitor"]
+
+
+class Visitor:
+    """What belongs to one person; the courier is shared.
+
+    Args:
+        key: whose it is.
+        settings: bounds, times, and ``on_before_event_send``.
+        store: where the choice and the identity are kept.
+        courier: takes events to the edge.
+        ledger: the books.
+        hooks: hear of each moment.
+        clock: where time comes from.
+        ids: where identifiers come from.
+        failures: where a failure is counted that nobody awaited.
+        logger: hears of what goes wrong without harm.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it works with
+        self,
+        key: VisitorKey,
+        *,
+        settings: Settings,
+        store: Store,
+        courier: Courier,
+        ledger: Ledger,
+        hooks: Hooks,
+        clock: Clock,
+        ids: Ids,
+        failures: FailureLog,
+        logger: logging.Logger,
+    ) -> None:
+        self.ledger = ledger
+        self.hooks = hooks
+        self.clock = clock
+        self.failures = failures
+        self.identity = Identity()
+        self.gate = OptInState(
+            max_parked=settings.max_parked,
+            max_parked_bytes=settings.max_parked_bytes,
+            parked_ttl=settings.parked_ttl,
+            clock=clock,
+            failures=failures,
+        )
+        self.keeper = PreferenceKeeper(
+            self.gate,
+            store,
+            key,
+            max_age=settings.preference_max_age,
+            clock=clock,
+            failures=failures,
+            logger=logger,
+        )
+        self._key = key
+        self._store = store
+        self._courier = courier
+        self._ids = ids
+        self._logger = logger
+        self._filter = settings.on_before_event_send
+        self._event_room = event_room(settings.max_body_bytes)
+        self._departing: deque[EventCommand] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._departure: asyncio.Task[None] | None = None
+        self._acquiring: asyncio.Task[None] | None = None
+        self._ecid_wanted: list[CommandFuture[str]] = []
+
+    # Choices
+
+    def choose(self, wish: Wish) -> CommandFuture[Wish]:
+        """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
+        future = self.keeper.keep(wish)
+        if wish != "all":
+            self.identity.erase()
+            self._recall()
+        return future
+
+    def _recall(self) -> None:
+        in_slices(list(self._departing), self._end_if_refused)
+        self._courier.recall()
+        for future in self._take_ecid_wanted():
+            future.reject(ConsentDeclined("get_ecid"))
+
+    def _end_if_refused(self, command: EventCommand) -> None:
+        if command.stage == "queued" and command.verdict() is Verdict.REFUSE:
+            command.fail(ConsentDeclined(command.name))
+
+    # From the gate to the courier
+
+    def depart(self, command: EventCommand) -> None:
+        """Take an event that the gate lets through, and bring it to the courier, in order."""
+        full = self._courier.full(command) if command.stage == "new" else None
+        if full is not None:
+            command.fail(full)
+            return
+        command.queue()
+        if self._departing or self._departure or self._filter or self.identity.fpid is None:
+            self._departing.append(command)
+            self._start_departure()
+        else:
+            self._hand_over(command)
+
+    def withdraw(self, command: EventCommand) -> None:
+        """Let an event go whose caller went away."""
+        if command.stage == "parked":
+            self.gate.leave(command)
+        else:
+            self._courier.withdraw(command)
+
+    def open_commands(self) -> list[EventCommand]:
+        """Return the events between the gate and the courier."""
+        return [command for command in self._departing if command.stage is not None]
+
+    def _start_departure(self) -> None:
+        if self._departure is None:
+            self._departure = self._own(self._depart(), "alloy-departure")
+
+    async def _depart(self) -> None:
+        """Bring waiting events to the courier; runs while there are any."""
+        try:
+            await self._ensure_identity()
+            count = 0
+            while self._departing:
+                command = self._departing[0]
+                await self._depart_one(command)
+                self._departing.popleft()
+                count += 1
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._departure = None
+
+    async def _depart_one(self, command: EventCommand) -> None:
+        if self._may_go_on(command) and self._filter is not None:
+            await self._apply_filter(self._filter, command)
+        if not self._may_go_on(command):
+            return
+        if self.identity.fpid is None:  # erased while the filter ran, and consented to again
+            await self._ensure_identity()
+        if self._may_go_on(command):
+            self._hand_over(command)
+
+    def _may_go_on(self, command: EventCommand) -> bool:
+        """Ask for consent again; send the event back to the gate when there is none now."""
+        if command.stage is None:
+            return False
+        if command.verdict() is Verdict.PASS:
+            return True
+        self.gate.admit(command)
+        return False
+
+    def _hand_over(self, command: EventCommand) -> None:
+        if not command.names_person:
+            body = with_identity(command.body, self.identity.identity_map())
+            if len(body) > self._event_room:
+                command.fail(EventTooLarge(command.name, len(body), self._event_room))
+                return
+            command.replace_body(body)
+        self._courier.accept(command)
+
+    # on_before_event_send
+
+    async def _apply_filter(self, event_filter: EventFilter, command: EventCommand) -> None:
+        """Let the application look at an event, change it, or withhold it.
+
+        Source: adobe/alloy, onBeforeEventSend: called with ``{xdm, data}``, False withholds, raising rejects, any
+        other value is ignored.
+        """
+        event = decode(command.body)
+        content = {"xdm": event["xdm"], "data": event.get("data", {})}
+        had_data = "data" in event
+        error: AlloyError | None = None
+        try:
+            keep = await _result(event_filter(content))
+        except Exception as raised:  # noqa: BLE001 - the application's own; it stops this event and no other
+            error = InvalidCommand(command.name, f"on_before_event_send raised {type(raised).__name__}; nothing was sent.")
+        if error is not None:
+            command.fail(error)
+        elif keep is False:
+            command.withhold()
+        elif command.stage is not None:
+            if not had_data and not content.get("data"):
+                content.pop("data", None)
+            self._rebuild(command, content, event.get("query"))
+
+    def _rebuild(self, command: EventCommand, content: dict[str, Any], query: object) -> None:
+        try:
+            parts = rebuild_event(content, command.event_id, query)
+        except Unfit as unfit:
+            problem = f"on_before_event_send left something that cannot be sent: {unfit.problem}"
+            command.fail(InvalidCommand(command.name, problem, path=unfit.where()))
+            return
+        if len(parts.body) > self._event_room:
+            command.fail(EventTooLarge(command.name, len(parts.body), self._event_room))
+            return
+        command.names_person = parts.has_identity
+        command.replace_body(parts.body)
+
+    # Identity
+
+    def want_ecid(self, future: CommandFuture[str]) -> None:
+        """End a future with the visitor's ECID, asking the edge when it is not known."""
+        if self.identity.ecid is not None:
+            future.resolve(self.identity.ecid)
+            return
+        self._ecid_wanted.append(future)
+        if self._acquiring is None:
+            self._acquiring = self._own(self._acquire(), "alloy-ecid")
+
+    def set_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
+        """Add customer ids to what later events carry, and keep them."""
+        self.identity.set_customer_ids(customer_ids)
+        self._save_identity_soon()
+
+    def learn(self, reply: Reply) -> None:
+        """Take from an answer who the visitor is and which region serves them."""
+        for item in reply.payload("locationHint:result"):
+            if isinstance(item, dict) and item.get("scope") == "EdgeNetwork":
+                self.identity.learn_hint(item.get("hint"), item.get("ttlSeconds"), self.clock.monotonic())
+        if any([self.identity.learn_ecid(ecid) for ecid in _ecids(reply)]):
+            self._save_identity_soon()
+
+    async def _ensure_identity(self) -> None:
+        """Read the identity that is kept, or make one and keep it before it is used.
+
+        Kept first, because an FPID that was sent and then lost would give the visitor a second identity.
+        """
+        if self.identity.fpid is not None:
+            return
+        epoch = self.gate.epoch
+        stored = await self._load_identity()
+        if self.gate.verdict(epoch) is not Verdict.PASS:
+            return
+        self.identity.adopt(stored or StoredIdentity(self._ids(), None, {}))
+        if stored is None or self.identity.customer_ids != stored.customer_ids:
+            await self._save_identity()
+
+    async def _load_identity(self) -> StoredIdentity | None:
+        try:
+            return await self._store.load_identity(self._key)
+        except ConsentStoreError as error:
+            self._logger.warning("%s; going on with a new identity", error)
+        return None
+
+    def _save_identity_soon(self) -> None:
+        if self.identity.fpid is not None:  # otherwise it is saved once it has been read
+            self._own(self._save_identity(), "alloy-identity")
+
+    async def _save_identity(self) -> None:
+        if self.identity.fpid is None or not self.gate.is_opted_in:
+            return
+        try:
+            await self._store.save_identity(self._key, self.identity.snapshot())
+        except ConsentStoreError as error:
+            self._logger.warning("%s; the identity holds until the process ends", error)
+
+    async def _acquire(self) -> None:
+        """Ask the edge for the ECID, once for everybody who waits for it."""
+        error: AlloyError | None = None
+        try:
+            await self._ask_for_ecid()
+        except Withdrawn:
+            error = ConsentDeclined("get_ecid")
+        except AlloyError as raised:
+            error = raised
+        finally:
+            self._acquiring = None
+        for future in self._take_ecid_wanted():
+            if error is not None:
+                future.reject(copy(error))
+            elif self.identity.ecid is not None:
+                future.resolve(self.identity.ecid)
+
+    async def _ask_for_ecid(self) -> None:
+        epoch = self.gate.epoch
+
+        def may_start() -> bool:
+            return self.gate.verdict(epoch) is Verdict.PASS
+
+        await self._ensure_identity()
+        if self.identity.ecid is None and may_start():
+            hint = self.identity.hint(self.clock.monotonic())
+            reply = await self._courier.edge.acquire(self.identity.identity_map(), hint=hint, may_start=may_start)
+            if may_start():
+                self.learn(reply)
+        if self.identity.ecid is None and may_start():
+            raise EdgeError(200, title="the answer names no ECID")
+
+    def _take_ecid_wanted(self) -> list[CommandFuture[str]]:
+        wanted, self._ecid_wanted = self._ecid_wanted, []
+        return wanted
+
+    # The end
+
+    async def stop(self) -> None:
+        """End everything between the gate and the courier with ``AlloyClosed``; finish keeping what is known."""
+        for task in [task for task in (self._departure, self._acquiring) if task is not None]:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        in_slices(list(self._departing), lambda command: command.fail(AlloyClosed(command.name)))
+        for future in self._take_ecid_wanted():
+            future.reject(AlloyClosed("get_ecid"))
+
+    def _own(self, work: Any, name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _result(outcome: bool | Awaitable[bool | None] | None) -> bool | None:
+    return await outcome if isawaitable(outcome) else outcome
+
+
+def _ecids(reply: Reply) -> list[object]:
+    """Source: Edge Network, identity:result: ``{"id", "namespace": {"code"}}``."""
+    return [
+        item.get("id")
+        for item in reply.payload("identity:result")
+        if isinstance(item, dict) and isinstance(item.get("namespace"), dict) and item["namespace"].get("code") == "ECID"
+    ]

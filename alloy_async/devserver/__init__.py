@@ -1,0 +1,37 @@
+"""A development edge: a stand-in for the collection endpoint, on your desk.
+
+It takes what a client sends, answers as the edge does, and shows what arrived::
+
+    from alloy_async.devserver import DevelopmentEdge, create_app, serving
+
+    edge = DevelopmentEdge(datastreams={"my-datastream"})
+    with serving(create_app(edge)) as server:
+        ...  # point the client's endpoint at server.url
+    print(edge.events)
+
+It listens on loopback unless told otherwise, and is a tool for people at a desk, not a service.
+"""
+
+from __future__ import annotations
+
+from .app import create_app
+from .edge import DEMO_ORG, DevelopmentEdge, EdgeAnswer, EdgeRequest
+from .recorder import RecordedEvent, RecordedRequest, Recorder, Sink
+from .server import Serving, run, serving
+from .sqlite import SQLiteFile
+
+__all__ = [
+    "DEMO_ORG",
+    "DevelopmentEdge",
+    "EdgeAnswer",
+    "EdgeRequest",
+    "RecordedEvent",
+    "RecordedRequest",
+    "Recorder",
+    "SQLiteFile",
+    "Serving",
+    "Sink",
+    "create_app",
+    "run",
+    "serving",
+]

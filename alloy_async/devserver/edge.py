@@ -1,0 +1,462 @@
+"""The edge's side of a conversation: one request in, one answer out, no sockets.
+
+Each step knows one concern and calls the next: path and method, datastream, credentials, body, action. What a step
+refuses it raises as a `Problem`; the first step turns it into the answer, and records the request either way.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+from .body import Body, read_body, read_media_type
+from .consent import ConsentMemory, consent_string_denies, decide
+from .handles import (
+    ClientState,
+    Handle,
+    StateEntries,
+    identity_result,
+    location_hints,
+    read_state,
+    state_store,
+)
+from .identity import IdentityMap, find_ecid, mint_ecid, read_identity_map, require_primary
+from .paths import Endpoint, Paths
+from .problems import Problem, consent_warning
+from .recorder import RecordedEvent, RecordedRequest, Recorder
+from .sqlite import SQLiteFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from os import PathLike
+
+__all__ = ["DEMO_ORG", "DevelopmentEdge", "EdgeAnswer", "EdgeRequest"]
+
+DEMO_ORG = "0123456789ABCDEF01234567@AdobeOrg"
+"""The organisation that a development edge belongs to unless told otherwise."""
+
+MAX_BODY = 65_536
+"""Bytes of one request. Source: Adobe Experience Platform Edge Network API, guardrails: 64 KB."""
+
+_MAX_VISITORS = 100_000
+_JSON = "application/json;charset=utf-8"
+_REGION = "OR2;9"
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRequest:
+    """A request as it arrived.
+
+    Attributes:
+        method: the HTTP method, in upper case.
+        path: the path, decoded.
+        query: the query parameters, decoded.
+        headers: the headers, names in lower case.
+        body: the body; None when it was larger than the edge reads.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeAnswer:
+    """What goes back.
+
+    Attributes:
+        status: the HTTP status.
+        headers: the headers, names in lower case.
+        body: the body; empty for a 204.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request that passed the doors: who asks what, under which id."""
+
+    endpoint: Endpoint
+    datastream_id: str
+    request_id: str
+    received_at: str
+    request: EdgeRequest
+    body: Body
+    state: ClientState
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        return self.body.fields
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """One event, and whose it is."""
+
+    index: int
+    text: str
+    event_id: str | None
+    ecid: str | None
+    consent_string_denies: bool
+    withheld: bool
+
+
+class DevelopmentEdge:
+    """A stand-in for the collection endpoint, for people at a desk.
+
+    It answers as the edge does as far as the public documentation tells, keeps what it received, and lets it be read
+    back. Events of a visitor who refused are answered with the warning EXEG-0301-200 and are not recorded.
+
+    Args:
+        org_id: the IMS organisation; it is part of the cookies' names and stands in no request.
+        base_path: first part of the path, as the client's ``edge_base_path``.
+        datastreams: the datastream ids that are known; None takes any.
+        authenticated: whether v2 requests must bring their three credentials' headers.
+        expired_tokens: access tokens that are refused as expired; `expired_tokens` may be changed while it runs.
+        max_body: bytes of one request.
+        max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
+        database: SQLite file in which events are kept as well, over restarts.
+        hosts: host names besides loopback under which ``/_dev`` may be read.
+        clock: returns the time of arrival, timezone-aware.
+
+    Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
+    """
+
+    def __init__(  # noqa: PLR0913 - options, by name only; an object around them would just move them
+        self,
+        *,
+        org_id: str = DEMO_ORG,
+        base_path: str = "ee",
+        datastreams: Collection[str] | None = None,
+        authenticated: bool = False,
+        expired_tokens: Iterable[str] = (),
+        max_body: int = MAX_BODY,
+        max_events: int = 100_000,
+        database: str | PathLike[str] | None = None,
+        hosts: Collection[str] = (),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.expired_tokens = set(expired_tokens)
+        self.max_body = max_body
+        self.hosts = frozenset(hosts)
+        self.recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
+        self._paths = Paths(base_path)
+        self._datastreams = datastreams
+        self._authenticated = authenticated
+        self._entries = StateEntries(org_id)
+        self._consent = ConsentMemory(_MAX_VISITORS)
+        self._clock = clock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What ``GET /_dev/events`` lists, parsed."""
+        return [json.loads(event.as_json()) for event in self.recorder.events()[0]]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """What ``GET /_dev/requests`` lists, parsed."""
+        return [json.loads(request.as_json()) for request in self.recorder.requests()[0]]
+
+    def reset(self) -> None:
+        """Forget events, requests and visitors, in the database too."""
+        self.recorder.clear()
+        self._consent.clear()
+
+    def close(self) -> None:
+        """Close the database; what is in memory can still be read."""
+        self.recorder.close()
+
+    def answer(self, request: EdgeRequest) -> EdgeAnswer:
+        """Answer one request, and record it."""
+        request_id = _answered_id(request)
+        received_at = _timestamp(self._clock())
+        reading = self._read(request)
+        try:
+            answer = self._admit(request, reading, request_id, received_at)
+        except Problem as problem:
+            answer = _refusal(problem, request_id)
+        self._record_request(request, reading, answer.status, request_id, received_at)
+        return answer
+
+    # Doors: from a request to a call.
+
+    def _read(self, request: EdgeRequest) -> Body | Problem:
+        """Read the body before anything is judged: the record shows it parsed even for a path that nobody knows."""
+        if request.body is None:
+            return Problem("0112-413", f"The body is larger than {self.max_body} bytes.")
+        try:
+            return read_body(request.body)
+        except Problem as problem:
+            return problem
+
+    def _admit(
+        self, request: EdgeRequest, reading: Body | Problem, request_id: str, received_at: str
+    ) -> EdgeAnswer:
+        endpoint = self._endpoint(request)
+        datastream_id = self._datastream(endpoint, request.query)
+        if self._authenticated and endpoint.version == "v2":
+            self._check_credentials(request.headers)
+        read_media_type(request.headers.get("content-type"))
+        if isinstance(reading, Problem):
+            raise reading
+        state = read_state(reading.fields.get("meta"), self._entries)
+        return self._act(_Call(endpoint, datastream_id, request_id, received_at, request, reading, state))
+
+    def _endpoint(self, request: EdgeRequest) -> Endpoint:
+        endpoint = self._paths.find(request.path)
+        if endpoint is None:
+            raise Problem("404", "No endpoint of the edge has this path.")
+        if request.method != "POST":
+            raise Problem("405", "Endpoints of the edge take POST only.")
+        return endpoint
+
+    def _datastream(self, endpoint: Endpoint, query: Mapping[str, str]) -> str:
+        # Documentation spells the v2 name in two ways; both are taken.
+        names = ("configId",) if endpoint.version == "v1" else ("datastreamId", "dataStreamId")
+        datastream_id = next((query[name] for name in names if query.get(name)), None)
+        if datastream_id is None:
+            raise Problem("0002-400", f"The query parameter '{names[0]}' is missing.")
+        if self._datastreams is not None and datastream_id not in self._datastreams:
+            raise Problem("0003-400", "No datastream is known by this id.")
+        return datastream_id
+
+    def _check_credentials(self, headers: Mapping[str, str]) -> None:
+        """Check form and expiry; whose token it is cannot be known here.
+
+        Source: Adobe Experience Platform Edge Network API, authentication of server-to-server calls.
+        """
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Problem("0500-401", "The header 'Authorization: Bearer <token>' is missing or malformed.")
+        for name in ("x-api-key", "x-gw-ims-org-id"):
+            if not headers.get(name):
+                raise Problem("0500-401", f"The header '{name}' is missing.")
+        if token.strip() in self.expired_tokens:
+            raise Problem("0503-401", "The access token has expired.")
+
+    # Actions: from a call to an answer.
+
+    def _act(self, call: _Call) -> EdgeAnswer:
+        match call.endpoint.action:
+            case "interact":
+                return self._interact(call)
+            case "collect":
+                return self._collect(call)
+            case "privacy/set-consent":
+                return self._set_consent(call)
+            case "identity/acquire":
+                return self._acquire(call)
+
+    def _interact(self, call: _Call) -> EdgeAnswer:
+        arrivals = self._arrivals(call)
+        self._record_events(call, arrivals)
+        ecid = arrivals[0].ecid or mint_ecid()
+        handles = [*self._visitor_handles(call, ecid), *self._denials(arrivals)]
+        return _answer(call, handles, warnings=_warnings(arrivals))
+
+    def _collect(self, call: _Call) -> EdgeAnswer:
+        """Answer without content, unless an event was withheld: a client that sent it must hear of it."""
+        arrivals = self._arrivals(call)
+        self._record_events(call, arrivals)
+        warnings = _warnings(arrivals)
+        if warnings:
+            return _answer(call, self._denials(arrivals), warnings=warnings)
+        silent = call.request.query.get("silent", "").lower() == "true"
+        if call.endpoint.version == "v1" or silent:
+            return EdgeAnswer(204, _headers(call.request_id), b"")
+        return _json_answer(202, call.request_id, {"requestId": call.request_id})
+
+    def _set_consent(self, call: _Call) -> EdgeAnswer:
+        """Store a choice. It is tied to an ECID, so that one is minted even for a refusal.
+
+        Without ``query.consent.operation`` of "update" a statement replaces what was stored; if it does not speak of
+        collection, the visitor is back at the default, which is in.
+
+        Source: Adobe Experience Platform Edge Network API, set-consent.
+        """
+        choice = decide(call.fields.get("consent"))
+        maps = [read_identity_map(call.fields.get("identityMap"))]
+        ecid = find_ecid(maps, call.state.ecid) or mint_ecid()
+        if choice is None:
+            updates = _lookup(call.fields, "query", "consent", "operation") == "update"
+            choice = "out" if updates and self._is_out(ecid, call.state) else "in"
+        self._consent.save(ecid, choice)
+        stored = state_store([self._entries.identity(ecid), self._entries.consent(choice)])
+        return _answer(call, [*_fetched(call, ecid), stored])
+
+    def _acquire(self, call: _Call) -> EdgeAnswer:
+        if not isinstance(_lookup(call.fields, "query", "identity", "fetch"), list):
+            raise Problem("0103-400", "'query.identity.fetch' is missing.")
+        ecid = find_ecid([_payload_identities(call.fields)], call.state.ecid) or mint_ecid()
+        return _answer(call, self._visitor_handles(call, ecid))
+
+    def _visitor_handles(self, call: _Call, ecid: str) -> list[Handle]:
+        entries = [self._entries.cluster()]
+        if call.state.ecid is None:
+            entries.insert(0, self._entries.identity(ecid))
+        return [*_fetched(call, ecid), state_store(entries), location_hints()]
+
+    def _denials(self, arrivals: Sequence[_Arrival]) -> list[Handle]:
+        """Ask the client to keep the refusal that a consent string on an event brought."""
+        if not any(arrival.consent_string_denies for arrival in arrivals):
+            return []
+        return [state_store([self._entries.consent("out")])]
+
+    # Events: whole requests are judged before any of their events is recorded.
+
+    def _arrivals(self, call: _Call) -> list[_Arrival]:
+        shared = _payload_identities(call.fields) if call.endpoint.version == "v1" else {}
+        return [
+            self._arrival(call, shared, index, event, text)
+            for index, (event, text) in enumerate(_events(call))
+        ]
+
+    def _arrival(self, call: _Call, shared: IdentityMap, index: int, event: object, text: str) -> _Arrival:
+        xdm = _xdm(event, index)
+        identities = read_identity_map(xdm.get("identityMap"), event_index=index)
+        if call.endpoint.version == "v2":
+            require_primary(identities, event_index=index)
+        ecid = find_ecid([identities, shared], call.state.ecid)
+        denies = consent_string_denies(xdm)
+        event_id = xdm.get("_id")
+        return _Arrival(
+            index=index,
+            text=text,
+            event_id=event_id if isinstance(event_id, str) else None,
+            ecid=ecid,
+            consent_string_denies=denies,
+            withheld=denies or self._is_out(ecid, call.state),
+        )
+
+    def _is_out(self, ecid: str | None, state: ClientState) -> bool:
+        """Ask the edge's own memory and the cookie; one refusal is enough."""
+        return state.consent == "out" or self._consent.is_out(ecid)
+
+    def _record_events(self, call: _Call, arrivals: Sequence[_Arrival]) -> None:
+        self.recorder.add_events(
+            RecordedEvent(
+                event=arrival.text,
+                event_id=arrival.event_id,
+                request_id=call.request_id,
+                path=call.request.path,
+                datastream_id=call.datastream_id,
+                received_at=call.received_at,
+            )
+            for arrival in arrivals
+            if not arrival.withheld
+        )
+
+    def _record_request(
+        self,
+        request: EdgeRequest,
+        reading: Body | Problem,
+        status: int,
+        request_id: str,
+        received_at: str,
+    ) -> None:
+        readable = isinstance(reading, Body)
+        unread = None if readable or request.body is None else request.body.decode(errors="backslashreplace")
+        self.recorder.add_request(
+            RecordedRequest(
+                method=request.method,
+                path=request.path,
+                query=request.query,
+                headers=request.headers,
+                body=reading.text if isinstance(reading, Body) else None,
+                text=unread,
+                status=status,
+                request_id=request_id,
+                received_at=received_at,
+            )
+        )
+
+
+def _events(call: _Call) -> Iterator[tuple[object, str]]:
+    """Yield each event with its own text; v2 interact takes one as ``event``, all others take ``events``."""
+    name = "event" if call.endpoint == Endpoint("v2", "interact") else "events"
+    value = call.fields.get(name)
+    if value is None or value == []:
+        raise Problem("0103-400", f"'{name}' is missing or empty.")
+    if name == "events" and not isinstance(value, list):
+        raise Problem("0102-400", "'events' must be an array.")
+    yield from zip(value if name == "events" else [value], call.body.event_texts[name], strict=True)
+
+
+def _xdm(event: object, index: int) -> Mapping[str, Any]:
+    if not isinstance(event, dict):
+        raise Problem("0102-400", f"The event #{index} must be an object.", event_index=index)
+    xdm = event.get("xdm", {})
+    if not isinstance(xdm, dict):
+        raise Problem("0102-400", f"'xdm' of the event #{index} must be an object.", event_index=index)
+    return xdm
+
+
+def _payload_identities(fields: Mapping[str, Any]) -> IdentityMap:
+    """Read ``xdm.identityMap`` beside the events, which holds for all of them (v1 only)."""
+    return read_identity_map(_lookup(fields, "xdm", "identityMap"))
+
+
+def _lookup(fields: object, *names: str) -> object:
+    for name in names:
+        fields = fields.get(name) if isinstance(fields, dict) else None
+    return fields
+
+
+def _fetched(call: _Call, ecid: str) -> list[Handle]:
+    fetch = _lookup(call.fields, "query", "identity", "fetch")
+    return [identity_result(ecid)] if isinstance(fetch, list) and "ECID" in fetch else []
+
+
+def _warnings(arrivals: Sequence[_Arrival]) -> list[dict[str, Any]]:
+    return [consent_warning(arrival.index) for arrival in arrivals if arrival.withheld]
+
+
+def _answered_id(request: EdgeRequest) -> str:
+    """Add 16 hex digits to the id that was sent; mint one where none was."""
+    sent = request.query.get("requestId") or request.headers.get("x-request-id") or str(uuid.uuid4())
+    return f"{sent}-{uuid.uuid4().hex[:16]}"
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _answer(call: _Call, handles: Sequence[Handle], *, warnings: Sequence[dict[str, Any]] = ()) -> EdgeAnswer:
+    content: dict[str, Any] = {"requestId": call.request_id, "handle": list(handles)}
+    if warnings:
+        content["warnings"] = list(warnings)
+    return _json_answer(200, call.request_id, content)
+
+
+def _refusal(problem: Problem, request_id: str) -> EdgeAnswer:
+    answer = _json_answer(problem.status, request_id, problem.details(request_id))
+    headers = {**answer.headers, "content-type": "application/problem+json"}
+    if problem.status == 405:
+        headers["allow"] = "POST"
+    return EdgeAnswer(answer.status, headers, answer.body)
+
+
+def _json_answer(status: int, request_id: str, content: Mapping[str, Any]) -> EdgeAnswer:
+    # ASCII: a request id may hold what UTF-8 cannot.
+    headers = {**_headers(request_id), "content-type": _JSON}
+    return EdgeAnswer(status, headers, json.dumps(content).encode())
+
+
+def _headers(request_id: str) -> dict[str, str]:
+    # The id comes from the request: percent-encoded, it can neither break a header nor add one.
+    return {"x-request-id": quote(request_id), "x-adobe-edge": _REGION}

@@ -1,0 +1,132 @@
+"""The only file that imports httpx; its exceptions end here."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..errors import EdgeError, NetworkError
+from ..settings import Settings
+from .transport import EdgeRequest, EdgeResponse, Withdrawn
+
+__all__ = ["HttpxTransport"]
+
+_WRITING = "send_request_headers.started"
+"""How httpcore announces, for HTTP/1.1 and HTTP/2, that a connected request is about to be written."""
+
+
+class HttpxTransport:
+    """Sends requests through one ``httpx.AsyncClient``.
+
+    Args:
+        settings: timeouts, proxy, certificates, bounds; ``client`` brings a client of the caller's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._client: httpx.AsyncClient = settings.client or _make_client(settings)
+        self._owned = settings.client is None
+        self._limit = settings.max_answer_bytes
+        self._timeout = settings.request_timeout
+
+    async def send(self, request: EdgeRequest, may_start: Callable[[], bool]) -> EdgeResponse:
+        """Send a request and read its answer; see ``Transport``."""
+        check = _check_before_writing(may_start)
+        outgoing = self._client.build_request(
+            "POST", request.url, content=request.body, headers=dict(request.headers), extensions={"trace": check}
+        )
+        outgoing.headers.pop("cookie", None)  # of a client that the caller brought, and whose jar may hold somebody's
+        if not may_start():
+            raise Withdrawn
+        try:
+            return await self._exchange(outgoing)
+        except httpx.HTTPError as error:
+            problem = _describe(error)
+        # Raised out here, without a cause: httpx' own error holds the request, and with it the visitor's events.
+        raise NetworkError(_origin(request.url), problem)
+
+    async def aclose(self) -> None:
+        """Close connections, unless the client belongs to the caller."""
+        if self._owned:
+            await self._client.aclose()
+
+    async def _exchange(self, outgoing: httpx.Request) -> EdgeResponse:
+        deadline = time.monotonic() + self._timeout
+        response = await self._client.send(outgoing, stream=True, follow_redirects=False, auth=None)
+        try:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return EdgeResponse(response.status_code, headers, await self._read(response, deadline))
+        finally:
+            await response.aclose()
+            self._client.cookies.clear()  # one visitor's cookie must never travel with another's event
+
+    async def _read(self, response: httpx.Response, deadline: float) -> bytes:
+        read = bytearray()
+        inflate = _decompressor(response)
+        async for chunk in response.aiter_raw():
+            try:
+                read += chunk if inflate is None else inflate.decompress(chunk, self._limit + 1)
+            except zlib.error:
+                raise _unusable(response, "its compression is damaged") from None
+            if time.monotonic() > deadline:  # httpx' own timeout starts again with every byte that drips in
+                raise httpx.ReadTimeout("the answer came too slowly")
+            if len(read) > self._limit:
+                raise _unusable(response, f"it is longer than max_answer_bytes={self._limit}")
+        return bytes(read)
+
+
+def _make_client(settings: Settings) -> httpx.AsyncClient:
+    bundle = str(settings.ca_bundle) if settings.ca_bundle else None
+    limits = httpx.Limits(max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight)
+    return httpx.AsyncClient(
+        verify=httpx.create_ssl_context(verify=bundle) if bundle else True,
+        proxy=settings.proxy,
+        limits=limits,
+        timeout=httpx.Timeout(settings.request_timeout, connect=settings.connect_timeout),
+    )
+
+
+def _check_before_writing(may_start: Callable[[], bool]) -> Callable[[str, Any], Any]:
+    async def trace(event: str, info: Any) -> None:
+        # Connecting may take seconds, and a visitor may say no in that time.
+        if event.endswith(_WRITING) and not may_start():
+            raise Withdrawn
+
+    return trace
+
+
+def _decompressor(response: httpx.Response) -> Any:
+    """Return what undoes the answer's compression in bounded steps, or None.
+
+    We ask for none; a server that compresses all the same could make gigabytes of a few kilobytes.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in {"", "identity"}:
+        return None
+    if encoding in {"gzip", "x-gzip", "deflate"}:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32)  # reads either by its first bytes
+    raise _unusable(response, f"it is compressed with {encoding[:20]}, which was not asked for")
+
+
+def _unusable(response: httpx.Response, problem: str) -> EdgeError:
+    return EdgeError(
+        response.status_code,
+        title="the answer cannot be read",
+        detail=f"{problem}; the edge may have taken the events",
+        request_id=response.headers.get("x-request-id"),
+    )
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _describe(error: httpx.HTTPError) -> str:
+    kind = type(error).__name__
+    text = str(error) or {"ReadTimeout": "the edge did not answer in time"}.get(kind, "")
+    return f"{kind}: {text}" if text else kind

@@ -1,0 +1,139 @@
+"""What happens to each command, as it happens, for metrics, logs and tests.
+
+A hook is any callable that takes one of the records below. Give it to ``configure(hooks=[...])``. It is called on the
+event loop and should return soon; one that raises is logged, and the event goes on. No record holds an event's body.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .errors import AlloyError
+
+__all__ = ["Delivered", "Failed", "Hook", "Hooks", "Lost", "Moment", "Parked", "Refused", "Released", "Sending"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What every record tells.
+
+    Attributes:
+        command: name of the command, for example ``event``.
+        event_id: the event's ``_id``.
+    """
+
+    command: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parked(Moment):
+    """An event waits for the visitor's choice.
+
+    Attributes:
+        size: bytes it holds.
+    """
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released(Moment):
+    """The visitor consents: an event goes on to the edge.
+
+    Attributes:
+        waited: seconds it was parked; 0 when it never had to wait.
+    """
+
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Moment):
+    """The visitor declined, or the edge says so; the event is gone.
+
+    Attributes:
+        by: ``visitor`` or ``edge``.
+    """
+
+    by: Literal["visitor", "edge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sending(Moment):
+    """A request that carries the event starts.
+
+    Attributes:
+        events: how many events the request carries.
+    """
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered(Moment):
+    """The edge took the event.
+
+    Attributes:
+        request_id: the request's id as the edge knows it; None when it named none.
+    """
+
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Moment):
+    """The event was tried and not delivered.
+
+    Attributes:
+        error: what its future ended with.
+    """
+
+    error: AlloyError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Moment):
+    """The event ended without being tried.
+
+    Attributes:
+        reason: ``expired``, ``overflowed``, ``cancelled``, ``withheld`` or ``closed``.
+    """
+
+    reason: Literal["expired", "overflowed", "cancelled", "withheld", "closed"]
+
+
+Record: TypeAlias = Parked | Released | Refused | Sending | Delivered | Failed | Lost
+
+Hook: TypeAlias = Callable[[Record], object]
+"""Takes a record; what it returns is ignored."""
+
+
+class Hooks:
+    """Calls every hook; survives each of them.
+
+    Args:
+        hooks: called in this order.
+        logger: hears of a hook that raises.
+    """
+
+    def __init__(self, hooks: Sequence[Hook], logger: logging.Logger) -> None:
+        self._hooks = tuple(hooks)
+        self._logger = logger
+
+    def __bool__(self) -> bool:
+        """Whether there is any hook, so that no record is made for nobody."""
+        return bool(self._hooks)
+
+    def emit(self, record: Record) -> None:
+        """Tell every hook."""
+        for hook in self._hooks:
+            try:
+                hook(record)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop an event
+                # Without its traceback and text: both may hold what the hook was looking at.
+                name = getattr(hook, "__name__", type(hook).__name__)
+                self._logger.error("hook %s raised %s; the event goes on", name, type(error).__name__)

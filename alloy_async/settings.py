@@ -1,0 +1,366 @@
+"""Everything that can be set: one frozen model, whose fields are the documentation.
+
+Arguments of ``configure`` win over environment variables, these win over defaults. Each field that is text, a number
+or a boolean can come from the environment as ``ALLOY_`` and its name in capitals; booleans are exactly ``true`` or
+``false``, because ``ALLOY_OPT_IN_ENABLED=off`` must never be a guess.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic.alias_generators import to_camel
+
+from .errors import ConfigurationError
+
+__all__ = ["BROWSER_ONLY", "ConfigureOptions", "EventFilter", "Settings", "nearest"]
+
+EventFilter: TypeAlias = Callable[[dict[str, Any]], bool | Awaitable[bool | None] | None]
+"""``on_before_event_send``: takes ``{"xdm": {...}, "data": {...}}``, may change it, returns False to withhold it."""
+
+Context = Literal["web", "device", "environment", "placeContext"]
+
+DEFAULT_EDGE = "https://edge.adobedc.net"
+LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+
+BROWSER_ONLY = frozenset({
+    "advertising", "autoCollectPropositionInteractions", "clickCollection", "clickCollectionEnabled",
+    "conversation", "cookieDomain", "destinationsEnabled", "downloadLinkQualifier", "idMigrationEnabled",
+    "idSyncContainerId", "idSyncEnabled", "onBeforeLinkClickSend", "personalizationStorageEnabled",
+    "prehidingStyle", "pushNotifications", "streamingMedia", "targetMigrationEnabled", "thirdPartyCookiesEnabled",
+})  # fmt: skip
+"""Options of the JavaScript SDK that mean nothing outside a browser: taken, ignored, and said so once in the log.
+
+Source: adobe/alloy, the options of ``configure``, 2019 and today.
+"""
+
+SYNONYMS = {
+    "datastreamId": "config_id",
+    "datastream_id": "config_id",
+    "edgeConfigId": "config_id",
+    "orgId": "ims_org_id",
+    "org_id": "ims_org_id",
+    "logEnabled": "debug_enabled",
+}
+"""Other spellings of an option, from today's and the 2019 JavaScript SDK."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean …?`` with the most similar known word, or an empty string.
+
+    Args:
+        word: what was given, in any letter case or with underscores.
+        known: the words that would have been right.
+    """
+    plain = {name.lower().replace("_", ""): name for name in sorted(known)}
+    close = difflib.get_close_matches(str(word)[:100].lower().replace("_", ""), plain, n=1, cutoff=0.5)
+    return f" Did you mean {plain[close[0]]}?" if close else ""
+
+
+def _no_blank_or_control(value: object) -> object:
+    if isinstance(value, str) and re.search(r"[\s\x00-\x1f\x7f]", value):
+        raise ValueError("must not hold blanks, line breaks or control characters")
+    return value
+
+
+def _seconds_not_boolean(value: object) -> object:
+    if isinstance(value, (bool, str)):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports ValueError, not TypeError
+    return value
+
+
+Identifier = Annotated[
+    str, BeforeValidator(_no_blank_or_control), Field(strict=True, min_length=1, max_length=256)
+]
+Seconds = Annotated[FiniteFloat, BeforeValidator(_seconds_not_boolean), Field(gt=0)]
+Count = Annotated[int, Field(strict=True, gt=0)]
+Boolean = Annotated[bool, Field(strict=True)]
+
+
+class Settings(BaseModel):
+    """What ``configure`` was told, checked. Every time is in seconds, every size in bytes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    config_id: Identifier = Field(description="Datastream that receives the events; also called datastream_id.")
+    ims_org_id: Identifier = Field(description="Organisation that owns the datastream; also called org_id.")
+    opt_in_enabled: Boolean = Field(
+        False, description="Whether commands wait for the visitor's consent. Off by default, as in the JavaScript SDK."
+    )
+    endpoint: str | None = Field(
+        None,
+        strict=True,
+        description="Scheme and host of the collection endpoint, with optional port; a path replaces edge_base_path.",
+    )
+    edge_domain: str | None = Field(
+        None, strict=True, description="Host of the collection endpoint, with optional port; https, or http on loopback."
+    )
+    edge_base_path: str = Field("ee", strict=True, description="First part of every path at the collection endpoint.")
+    allow_insecure: Boolean = Field(False, description="Whether plain http is allowed to another machine.")
+    on_before_event_send: EventFilter | None = Field(
+        None,
+        description="Called once for each event after consent, sync or async; may change it, or return False to "
+        "withhold it.",
+    )
+    hooks: tuple[Callable[[Any], object], ...] = Field(
+        (), description="Called with a frozen record at each moment of a command's life (alloy_async.hooks)."
+    )
+    context: tuple[Context, ...] = Field(
+        (),
+        description="Automatic context to add: placeContext is this process's local time. web, device and environment "
+        "come with a visitor's request; a process alone knows nothing to put there.",
+    )
+    errors_enabled: Boolean = Field(
+        True, description="Whether a failed command ends with its error; False: it ends with None and a log line."
+    )
+    debug_enabled: Boolean = Field(False, description="Whether this instance logs each step (logger alloy_async.NAME).")
+
+    state_dir: Path | None = Field(
+        None, description="Folder for the preference and identity; default: the user's state folder."
+    )
+    store: Literal["sqlite", "memory"] | Any = Field(
+        "sqlite", description='Where the choice is kept: "sqlite", "memory", or an object with the Store protocol.'
+    )
+    preference_max_age: Seconds = Field(15_552_000.0, description="Seconds a choice is valid; then it is asked again.")
+    max_parked: Count = Field(100_000, description="Commands that may wait for consent at once.")
+    max_parked_bytes: Count = Field(67_108_864, description="Bytes of events that may wait for consent at once.")
+    parked_ttl: Seconds = Field(86_400.0, description="Seconds a command waits for consent before ConsentTimeout.")
+
+    max_queued: Count = Field(100_000, description="Events that may wait for the wire at once.")
+    max_queued_bytes: Count = Field(67_108_864, description="Bytes of events that may wait for the wire at once.")
+    max_in_flight: Count = Field(8, description="Requests on the wire at once; httpx gets slower beyond about 10.")
+    max_body_bytes: Annotated[int, Field(strict=True, ge=1_024, le=65_536)] = Field(
+        65_536, description="Bytes of one request's body; the edge takes at most 65 536."
+    )
+    max_answer_bytes: Count = Field(1_048_576, description="Bytes of one answer that are read, after decompression.")
+    linger: Seconds = Field(
+        0.005, description="Seconds that the oldest waiting event waits for company while other requests are on the wire."
+    )
+    ordered: Boolean = Field(
+        False, description="Whether a request waits for the end of the one before, so that events also arrive in order."
+    )
+    request_timeout: Seconds = Field(10.0, description="Seconds without progress after which a request fails.")
+    connect_timeout: Seconds = Field(5.0, description="Seconds to connect, name look-up and TLS included.")
+    proxy: str | None = Field(None, strict=True, description="URL of an HTTP proxy; default: HTTPS_PROXY and friends.")
+    ca_bundle: Path | None = Field(
+        None, description="File with the certificates to trust; default: SSL_CERT_FILE, then certifi."
+    )
+    transport: Any = Field(None, description="Replaces the HTTP layer: an object with the Transport protocol.")
+    client: Any = Field(None, description="An httpx.AsyncClient to send with; it stays yours to close.")
+    clock: Any = Field(None, description="Replaces time, for tests: an object with the Clock protocol.")
+    ids: Any = Field(None, description="Replaces UUIDs, for tests: a callable that returns text.")
+
+    @classmethod
+    def resolve(cls, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Self:
+        """Make settings from what a caller gave, the environment, and the defaults, in this order.
+
+        Args:
+            options: names as in Python or as in JavaScript; see ``BROWSER_ONLY`` for what is ignored.
+            environment: variables to look at; default: those of the process.
+
+        Raises:
+            ConfigurationError: names the option and what to do.
+        """
+        given = _canonical(options)
+        found = _from_environment(os.environ if environment is None else environment)
+        if {"endpoint", "edge_domain"} & given.keys():  # one host given in code replaces either from the environment
+            found = {name: value for name, value in found.items() if name not in {"endpoint", "edge_domain"}}
+        settings = _validate(cls, found | given)
+        settings.base_url()  # refuse an endpoint that cannot be used now, not at the first event
+        return settings
+
+    def base_url(self) -> str:
+        """Return what every request's address starts with, for example ``https://edge.adobedc.net/ee``.
+
+        Raises:
+            ConfigurationError: the endpoint, the domain or the base path cannot be used.
+        """
+        if self.endpoint is not None and self.edge_domain is not None:
+            raise ConfigurationError("endpoint and edge_domain both name a host; give one of them.", option="endpoint")
+        if self.endpoint is not None:
+            return _endpoint_url(self.endpoint, self.edge_base_path, insecure=self.allow_insecure)
+        host = DEFAULT_EDGE if self.edge_domain is None else _domain_url(self.edge_domain)
+        return f"{host}/{_base_path(self.edge_base_path)}"
+
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as plain values, without objects and without a proxy's password."""
+        plain = self.model_dump(exclude=_OBJECTS | {"proxy", "store"}, mode="json")
+        return plain | {"store": self.store if isinstance(self.store, str) else type(self.store).__name__}
+
+
+class ConfigureOptions(TypedDict, total=False):
+    """The keywords of ``configure``, for editors and type checkers; described in ``Settings``."""
+
+    config_id: str
+    datastream_id: str
+    ims_org_id: str
+    org_id: str
+    opt_in_enabled: bool
+    endpoint: str | None
+    edge_domain: str | None
+    edge_base_path: str
+    allow_insecure: bool
+    on_before_event_send: EventFilter | None
+    hooks: Sequence[Callable[[Any], object]]
+    context: Sequence[Context]
+    errors_enabled: bool
+    debug_enabled: bool
+    state_dir: str | Path | None
+    store: Any
+    preference_max_age: float
+    max_parked: int
+    max_parked_bytes: int
+    parked_ttl: float
+    max_queued: int
+    max_queued_bytes: int
+    max_in_flight: int
+    max_body_bytes: int
+    max_answer_bytes: int
+    linger: float
+    ordered: bool
+    request_timeout: float
+    connect_timeout: float
+    proxy: str | None
+    ca_bundle: str | Path | None
+    transport: Any
+    client: Any
+    clock: Any
+    ids: Any
+
+
+def _spellings() -> dict[str, str]:
+    """Map every spelling of every option to its field."""
+    fields = Settings.model_fields
+    return {name: name for name in fields} | {to_camel(name): name for name in fields} | SYNONYMS
+
+
+def _canonical(options: Mapping[str, Any]) -> dict[str, Any]:
+    spellings = _spellings()
+    result: dict[str, Any] = {}
+    for option, value in options.items():
+        if option in BROWSER_ONLY:
+            continue
+        field = spellings.get(option)
+        if field is None:
+            hint = nearest(option, spellings)
+            raise ConfigurationError(f"{str(option)[:100]}: unknown option.{hint}", option=str(option)[:100])
+        if field in result:
+            raise ConfigurationError(f"{option}: given twice, under two spellings; give it once.", option=option)
+        result[field] = value
+    return result
+
+
+_OBJECTS = {"on_before_event_send", "hooks", "transport", "client", "clock", "ids"}  # no text can stand for these
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    names = {f"ALLOY_{name.upper()}": name for name in Settings.model_fields if name not in _OBJECTS}
+    names |= {"ALLOY_DATASTREAM_ID": "config_id", "ALLOY_ORG_ID": "ims_org_id"}
+    return {
+        name: _from_text(name, variable, environment[variable])
+        for variable, name in names.items()
+        if environment.get(variable)
+    }
+
+
+def _from_text(name: str, variable: str, text: str) -> Any:
+    default = Settings.model_fields[name].default
+    if isinstance(default, bool):
+        if text not in {"true", "false"}:
+            raise ConfigurationError(f"{variable}: must be exactly true or false.", option=variable)
+        return text == "true"
+    if isinstance(default, (int, float)):
+        return _number_from_text(variable, text, type(default))
+    return tuple(text.split(",")) if name == "context" else text
+
+
+def _number_from_text(variable: str, text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        pass  # raised below, outside, so that the value does not travel in the error's context
+    raise ConfigurationError(f"{variable}: must be a number.", option=variable)
+
+
+def _validate(cls: type[Settings], values: dict[str, Any]) -> Any:
+    problem = None
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)
+    # Raised out here: pydantic's own error holds what was given, and must not travel as this one's context.
+    sentences = [_sentence(entry["loc"], entry["type"], entry["msg"]) for entry in problem]
+    raise ConfigurationError(" ".join(dict.fromkeys(sentences)), option=str(problem[0]["loc"][0]))
+
+
+def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    option = str(location[0])
+    if kind == "missing":
+        return f"{option}: is required; give {option}=… or set ALLOY_{option.upper()}."
+    message = message.removeprefix("Value error, ")
+    return f"{option}: {message[:1].lower()}{message[1:]}. ({Settings.model_fields[option].description})"
+
+
+def _base_path(path: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", path) or ".." in path:
+        raise ConfigurationError(
+            "edge_base_path: must be plain path parts, for example ee or ee-pre-prd; no query, no leading slash.",
+            option="edge_base_path",
+        )
+    return path
+
+
+def _domain_url(domain: str) -> str:
+    if "://" in domain or "/" in domain:
+        raise ConfigurationError(
+            "edge_domain: must be a host with optional port, without scheme or path; "
+            "to give a whole address use endpoint.",
+            option="edge_domain",
+        )
+    url = _split(f"https://{domain}", "edge_domain")
+    scheme = "http" if LOOPBACK.fullmatch(url.hostname or "") else "https"
+    return f"{scheme}://{url.netloc}"
+
+
+def _endpoint_url(endpoint: str, base_path: str, *, insecure: bool) -> str:
+    url = _split(endpoint, "endpoint")
+    if url.scheme not in {"http", "https"}:
+        raise ConfigurationError("endpoint: must start with https:// (or http:// on loopback).", option="endpoint")
+    if url.query or url.fragment:
+        raise ConfigurationError("endpoint: must not have a query or a fragment.", option="endpoint")
+    if url.scheme == "http" and not insecure and not LOOPBACK.fullmatch(url.hostname or ""):
+        raise ConfigurationError(
+            "endpoint: plain http would show visitors' data to the network; use https, "
+            "or allow_insecure=True if that is what you want.",
+            option="endpoint",
+        )
+    path = _base_path(url.path.strip("/") or base_path)
+    return f"{url.scheme}://{url.netloc}/{path}"
+
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:\d{1,5})?")
+
+
+def _split(address: str, option: str) -> SplitResult:
+    problem = f"{option}: is not a host name or address with an optional port from 1 to 65535."
+    try:
+        url = urlsplit(address)
+        usable = _HOST.fullmatch(url.netloc) is not None and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\s\\\x00-\x1f]", address) or len(address) > 2_048:
+        raise ConfigurationError(problem, option=option)
+    return url

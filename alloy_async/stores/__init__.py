@@ -1,0 +1,7 @@
+"""Where visitors' choices are kept: SQLite by default, memory, or a store of your own."""
+
+from .base import Preference, Store, VisitorKey
+from .memory import MemoryStore
+from .sqlite import SQLiteStore
+
+__all__ = ["MemoryStore", "Preference", "SQLiteStore", "Store", "VisitorKey"]

@@ -1,0 +1,52 @@
+"""Choices that live as long as the process: for tests, and for applications that keep them elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..identity import StoredIdentity
+from .base import Preference, VisitorKey
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A store in memory. Give one object to two instances, and they share their choices."""
+
+    def __init__(self) -> None:
+        self._preferences: dict[VisitorKey, Preference] = {}
+        self._identities: dict[VisitorKey, StoredIdentity] = {}
+        self._epoch = 0
+
+    async def load_preference(self, key: VisitorKey) -> Preference | None:
+        """Return the visitor's choice, or None."""
+        return self._preferences.get(key)
+
+    async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
+        """Keep a choice; a refusal erases the identity."""
+        kept = self._preferences.get(key)
+        epoch = self._epoch if kept is None else kept.epoch
+        if preference.purposes == "none":
+            self._identities.pop(key, None)
+            self._epoch += 1
+            epoch = self._epoch
+        self._preferences[key] = replace(preference, epoch=epoch)
+
+    async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
+        """Return the visitor's identity, or None."""
+        return self._identities.get(key)
+
+    async def save_identity(self, key: VisitorKey, identity: StoredIdentity) -> None:
+        """Keep an identity, unless a refusal is kept."""
+        kept = self._preferences.get(key)
+        if kept is None or kept.purposes != "none":
+            self._identities[key] = identity
+
+    async def forget(self, key: VisitorKey) -> None:
+        """Erase the visitor's choice and identity."""
+        self._preferences.pop(key, None)
+        self._identities.pop(key, None)
+        self._epoch += 1
+
+    async def aclose(self) -> None:
+        """Keep everything: the object is the storage, and may be given to the next instance."""

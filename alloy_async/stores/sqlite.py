@@ -1,0 +1,216 @@
+"""Choices and identities in one SQLite file that several processes may share; the default."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .._consent._rules import parse_choice
+from .._database import Database, Unsafe
+from .._json import encode
+from ..errors import ConsentStoreError
+from ..identity import StoredIdentity, read_stored
+from .base import Preference, VisitorKey
+
+__all__ = ["FILE_NAME", "SQLiteStore", "default_state_dir"]
+
+T = TypeVar("T")
+
+FILE_NAME = "alloy.sqlite3"
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS preference (
+    organisation TEXT NOT NULL, datastream TEXT NOT NULL, visitor TEXT NOT NULL,
+    purposes TEXT NOT NULL, chosen_at REAL NOT NULL, expires_at REAL NOT NULL,
+    source TEXT NOT NULL, epoch INTEGER NOT NULL,
+    PRIMARY KEY (organisation, datastream, visitor)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identity (
+    organisation TEXT NOT NULL, datastream TEXT NOT NULL, visitor TEXT NOT NULL,
+    fpid TEXT NOT NULL, ecid TEXT, customer_ids TEXT NOT NULL,
+    PRIMARY KEY (organisation, datastream, visitor)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO counter VALUES ('epoch', 0);
+"""
+
+_WHERE = "WHERE organisation = ? AND datastream = ? AND visitor = ?"
+
+_logger = logging.getLogger("alloy_async")
+
+
+def default_state_dir() -> Path:
+    """Return the folder for state that belongs to the user who runs the process."""
+    import platformdirs  # noqa: PLC0415 - needed only by those who do not name a folder
+
+    return Path(platformdirs.user_state_dir("alloy-async", appauthor=False))
+
+
+class SQLiteStore:
+    """A store in one SQLite file, mode 0600, safe to share between processes.
+
+    Args:
+        state_dir: folder that holds the file; made with mode 0700 when it is missing.
+    """
+
+    def __init__(self, state_dir: Path | str | None = None) -> None:
+        folder = default_state_dir() if state_dir is None else Path(state_dir)
+        self.path = folder / FILE_NAME
+        self._database = Database(self.path, _prepare)
+
+    async def load_preference(self, key: VisitorKey) -> Preference | None:
+        """Return the visitor's choice; None when there is none, or when it cannot be understood."""
+        row = await self._read(lambda connection: _select(connection, "preference", key))
+        if row is None:
+            return None
+        preference = _read_preference(*row[3:])
+        if preference is None:
+            _logger.warning("%s: the stored choice cannot be understood; it counts as not made", self.path)
+        return preference
+
+    async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
+        """Keep a choice; a refusal erases the identity in the same transaction."""
+        await self._run("save", lambda connection: _save_preference(connection, key, preference))
+
+    async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
+        """Return the visitor's identity, or None."""
+        row = await self._read(lambda connection: _select(connection, "identity", key))
+        return None if row is None else read_stored(*row[3:])
+
+    async def save_identity(self, key: VisitorKey, identity: StoredIdentity) -> None:
+        """Keep an identity, unless a refusal is kept."""
+        await self._run("save", lambda connection: _save_identity(connection, key, identity))
+
+    async def forget(self, key: VisitorKey) -> None:
+        """Erase the visitor's choice and identity."""
+        await self._run("forget", lambda connection: _forget(connection, key), create=False)
+
+    async def aclose(self) -> None:
+        """Close the file and end the thread."""
+        await self._database.aclose()
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
+        return await self._run("load", work, create=False)
+
+    async def _run(self, action: str, work: Callable[[sqlite3.Connection], T], *, create: bool = True) -> T | None:
+        """Run work on the file; where there is none and none is to be made, there is nothing to do.
+
+        Asking for a choice must leave no trace: that is why reading never makes the file.
+        """
+        try:
+            return await self._database.run(work, create=create)
+        except FileNotFoundError as error:
+            if not create:
+                return None
+            raise ConsentStoreError(action, str(self.path), _describe(error)) from error
+        except (sqlite3.Error, OSError) as error:
+            raise ConsentStoreError(action, str(self.path), _describe(error)) from error
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise Unsafe("it was written by a newer version of alloy_async; upgrade, or choose another state_dir.")
+    if version < SCHEMA_VERSION:
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def _select(connection: sqlite3.Connection, table: str, key: VisitorKey) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = connection.execute(f"SELECT * FROM {table} {_WHERE}", key).fetchone()  # noqa: S608 - names of ours
+    return row
+
+
+def _read_preference(
+    purposes: object, chosen_at: object, expires_at: object, source: object, epoch: object
+) -> Preference | None:
+    """Read a row strictly: whatever is not exactly what was written, counts as no choice."""
+    choice = parse_choice(purposes)
+    if choice is None or not isinstance(source, str) or not isinstance(epoch, int):
+        return None
+    if not isinstance(chosen_at, float) or not isinstance(expires_at, float):
+        return None
+    if not (math.isfinite(chosen_at) and math.isfinite(expires_at)):
+        return None
+    return Preference(choice, chosen_at, expires_at, source, epoch)
+
+
+def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference: Preference) -> None:
+    with _Transaction(connection):
+        epoch = _epoch(connection, key, refusal=preference.purposes == "none")
+        if preference.purposes == "none":
+            connection.execute(f"DELETE FROM identity {_WHERE}", key)  # noqa: S608 - names of ours
+        connection.execute(
+            "INSERT OR REPLACE INTO preference VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*key, preference.purposes, preference.chosen_at, preference.expires_at, preference.source, epoch),
+        )
+
+
+def _epoch(connection: sqlite3.Connection, key: VisitorKey, *, refusal: bool) -> int:
+    """Return the epoch to keep: the visitor's own, the file's for a new visitor, a new one for a refusal.
+
+    One counter serves the whole file, so that a visitor who was forgotten does not start again at zero.
+    """
+    if refusal:
+        connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
+    else:
+        row = connection.execute(f"SELECT epoch FROM preference {_WHERE}", key).fetchone()  # noqa: S608 - names of ours
+        if row is not None:
+            return int(row[0])
+    (value,) = connection.execute("SELECT value FROM counter WHERE name = 'epoch'").fetchone()
+    return int(value)
+
+
+def _save_identity(connection: sqlite3.Connection, key: VisitorKey, identity: StoredIdentity) -> None:
+    customer_ids = encode({name: dict(entry) for name, entry in identity.customer_ids.items()}).decode()
+    connection.execute(
+        f"INSERT OR REPLACE INTO identity SELECT ?, ?, ?, ?, ?, ? "  # noqa: S608 - names of ours
+        f"WHERE NOT EXISTS (SELECT 1 FROM preference {_WHERE} AND purposes = 'none')",
+        (*key, identity.fpid, identity.ecid, customer_ids, *key),
+    )
+
+
+def _forget(connection: sqlite3.Connection, key: VisitorKey) -> None:
+    with _Transaction(connection):
+        connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
+        connection.execute(f"DELETE FROM preference {_WHERE}", key)  # noqa: S608 - names of ours
+        connection.execute(f"DELETE FROM identity {_WHERE}", key)  # noqa: S608 - names of ours
+
+
+class _Transaction:
+    """Writes all of it or nothing; takes the write lock first, so that two processes never wait for each other."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _describe(error: Exception) -> str:
+    """Say what is wrong and what to do about it."""
+    text = str(error)
+    advice = next((advice for sign, advice in _ADVICE.items() if sign in text), "")
+    return f"{text.rstrip('.')}. {advice}".rstrip()
+
+
+_ADVICE = {
+    "not a database": "The file is damaged; move it away and ask for consent again.",
+    "malformed": "The file is damaged; move it away and ask for consent again.",
+    "locked": "Another process holds the file; try again.",
+    "readonly": "Make the file and its folder writable, or choose another state_dir.",
+    "unable to open": "Check the permissions of the file and its folder, or choose another state_dir.",
+    "Permission denied": "Check the permissions of the file and its folder, or choose another state_dir.",
+    "full": "Free some space, or choose another state_dir.",
+}
