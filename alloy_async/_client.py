@@ -162,7 +162,9 @@ class Alloy:
         """
         return self._command(
             "event",
-            lambda _: self._event(xdm, data, type, merge_id, view_start=view_start, decision_scopes=decision_scopes),
+            lambda _: self._event(
+                xdm, data, type, merge_id, view_start=view_start, decision_scopes=decision_scopes
+            ),
         )
 
     def opt_in(self, *, purposes: str | None = None) -> asyncio.Future[Purposes]:
@@ -191,7 +193,9 @@ class Alloy:
             A future that ends with None when it is erased from the store; with ``ConsentStoreError`` when it could not
             be. Waiting events end with ``ConsentDeclined`` at once.
         """
-        return self._command("forget", lambda future: _follow(self._configured.visitor.choose("pending"), future))
+        return self._command(
+            "forget", lambda future: _follow(self._configured.visitor.choose("pending"), future)
+        )
 
     def get_ecid(self) -> asyncio.Future[str]:
         """Ask for the visitor's id at the edge (ECID); waits for consent.
@@ -201,7 +205,9 @@ class Alloy:
 
         Source: adobe/alloy, getEcid (2019) and getIdentity.
         """
-        return self._command("get_ecid", lambda _: self._gated("get_ecid", self._configured.visitor.want_ecid))
+        return self._command(
+            "get_ecid", lambda _: self._gated("get_ecid", self._configured.visitor.want_ecid)
+        )
 
     def set_customer_ids(self, customer_ids: Mapping[str, Mapping[str, Any]]) -> asyncio.Future[None]:
         """Tell who the visitor is in systems of yours; later events carry it. Waits for consent.
@@ -225,7 +231,9 @@ class Alloy:
 
         Source: adobe/alloy, createEventMergeId. There the result is an object since 2020; here it is the text.
         """
-        return self._command("create_event_merge_id", lambda future: future.resolve(self._configured.ids()), after=True)
+        return self._command(
+            "create_event_merge_id", lambda future: future.resolve(self._configured.ids()), after=True
+        )
 
     def get_library_info(self) -> asyncio.Future[dict[str, Any]]:
         """Describe this instance.
@@ -235,7 +243,9 @@ class Alloy:
 
         Source: adobe/alloy, getLibraryInfo.
         """
-        return self._command("get_library_info", lambda future: future.resolve(self._library_info()), after=True)
+        return self._command(
+            "get_library_info", lambda future: future.resolve(self._library_info()), after=True
+        )
 
     def debug(self, *, enabled: bool) -> asyncio.Future[None]:
         """Switch this instance's debug log on or off (logger ``alloy_async.NAME``).
@@ -253,7 +263,7 @@ class Alloy:
         Returns:
             A future that ends with None.
         """
-        return self._command("flush", lambda future: self._configured.flush(future), after=True)
+        return self._command("flush", self._flush, after=True)
 
     def statistics(self) -> Statistics:
         """Return what became of this instance's events so far."""
@@ -325,7 +335,9 @@ class Alloy:
 
     def _configure(self, future: CommandFuture[None], options: Mapping[str, Any]) -> None:
         if self._engine is not None:
-            raise ConfigurationError("the instance is configured already; make another Alloy for other options.")
+            raise ConfigurationError(
+                "the instance is configured already; make another Alloy for other options."
+            )
         settings = Settings.resolve(options)
         ignored = sorted(BROWSER_ONLY & options.keys())
         if ignored:
@@ -340,7 +352,9 @@ class Alloy:
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
         engine.starting = task
 
-    def _configure_ended(self, task: asyncio.Task[None], engine: _Engine, future: CommandFuture[None]) -> None:
+    def _configure_ended(
+        self, task: asyncio.Task[None], engine: _Engine, future: CommandFuture[None]
+    ) -> None:
         error = AlloyClosed("configure") if task.cancelled() else task.exception()
         if error is None:
             future.resolve(None)
@@ -390,7 +404,11 @@ class Alloy:
     def _opt_in(self, purposes: object) -> asyncio.Future[Purposes]:
         choice = parse_choice(purposes)
         if choice is None:
-            shown = repr(purposes)[:40] if isinstance(purposes, (str, int, float, type(None))) else type(purposes).__name__
+            shown = (
+                repr(purposes)[:40]
+                if isinstance(purposes, (str, int, float, type(None)))
+                else type(purposes).__name__
+            )
             raise InvalidCommand("opt_in", f'must be "all" or "none"; received {shown}.', path="purposes")
         engine = self._configured
         if not engine.settings.opt_in_enabled:
@@ -437,6 +455,9 @@ class Alloy:
             "settings": self._configured.settings.describe(),
         }
 
+    def _flush(self, future: CommandFuture[None]) -> None:
+        self._configured.flush(future)
+
     async def _close(self, grace: float) -> None:
         if self._engine is not None:
             await self._engine.stop(grace)
@@ -446,7 +467,9 @@ class Alloy:
 class _Engine:
     """What ``configure`` builds: store, transport, edge client, courier, and the visitor; concrete choices fall here."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger
+    ) -> None:
         self.settings = settings
         self.clock: Clock = settings.clock or SystemClock()
         self.ids: Ids = settings.ids or RandomIds()
@@ -536,13 +559,13 @@ class _Engine:
         if self.starting is not None:
             await asyncio.wait([self.starting])
         self.visitor.gate.close()
-        while len(self.visitor.gate):
+        while len(self.visitor.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
             await asyncio.sleep(0)
         await self._flush_for(grace)
         await self.visitor.stop()
         await self._courier.stop()
-        while self._ledger.statistics().open:
-            await asyncio.sleep(0)  # the slices that end what is left take their turns
+        while self._ledger.statistics().open:  # noqa: ASYNC110 - so do those that end what is left
+            await asyncio.sleep(0)
         await self.visitor.keeper.aclose()
         await self._release_resources()
 
@@ -569,7 +592,9 @@ def _make_store(settings: Settings) -> tuple[Store, bool]:
         from .stores.sqlite import SQLiteStore  # noqa: PLC0415 - as above
 
         return SQLiteStore(settings.state_dir), True
-    _check_protocol(settings.store, "store", ("load_preference", "save_preference", "load_identity", "save_identity"))
+    _check_protocol(
+        settings.store, "store", ("load_preference", "save_preference", "load_identity", "save_identity")
+    )
     store: Store = settings.store
     return store, False
 

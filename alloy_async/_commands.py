@@ -54,7 +54,7 @@ class EventCommand:
 
     name = "event"
 
-    def __init__(  # noqa: PLR0913 - a record with its fields
+    def __init__(
         self,
         visitor: Visitor,
         *,
@@ -101,6 +101,8 @@ class EventCommand:
         """Take note that it waits for the wire."""
         self._move("queued")
         self.queued_at = self.visitor.clock.monotonic()
+        if self.future.cancelled():  # while it was on the wire, from where it has come back
+            self.left()
 
     def verdict(self) -> Verdict:
         """Return what becomes of it, asked right now; the answer may change with every turn of the loop."""
@@ -181,7 +183,7 @@ class EventCommand:
 
 
 def _lost_reason(outcome: Outcome) -> Literal["expired", "overflowed", "closed"]:
-    return outcome if outcome in {"expired", "overflowed"} else "closed"  # type: ignore[return-value]  # both are literals
+    return outcome if outcome in {"expired", "overflowed"} else "closed"
 
 
 class GatedCall:

@@ -7,7 +7,6 @@ in a task that no caller can cancel. When nothing is under way nothing of it is,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from copy import copy
 from itertools import islice, takewhile
 
@@ -88,7 +87,10 @@ class Courier:
 
     def open_commands(self) -> list[EventCommand]:
         """Return the events that are queued or on the wire."""
-        return [*(command for batch in self._under_way.values() for command in batch), *self._outbox.waiting()]
+        return [
+            *(command for batch in self._under_way.values() for command in batch),
+            *self._outbox.waiting(),
+        ]
 
     async def stop(self) -> None:
         """End everything that is queued or on the wire with ``AlloyClosed``."""
@@ -136,7 +138,9 @@ class Courier:
             return []
         if head.needs_answer:
             return [head]
-        return cut(takewhile(lambda command: _travels_with(head, command), self._outbox.waiting()), self._max_body)
+        return cut(
+            takewhile(lambda command: _travels_with(head, command), self._outbox.waiting()), self._max_body
+        )
 
     def _is_due(self, batch: list[EventCommand]) -> bool:
         """Return whether a batch should start now; when not, make sure that it is looked at again in time."""
@@ -215,12 +219,11 @@ class Courier:
         for command in batch:
             command.fail(copy(error))  # each future gets its own: a raised error collects its own traceback
 
-    def _take_back(self, batch: Iterable[EventCommand]) -> None:
+    def _take_back(self, batch: list[EventCommand]) -> None:
         """Put events back to the front; those that were refused meanwhile end there."""
-        commands = list(batch)
-        for command in commands:
+        for command in batch:
             command.queue()
-        self._outbox.give_back(commands)
+        self._outbox.give_back([command for command in batch if command.stage is not None])
         self.recall()
         self._wake()
 
@@ -236,7 +239,5 @@ class Courier:
 
 def _travels_with(head: EventCommand, command: EventCommand) -> bool:
     return (
-        not command.needs_answer
-        and command.verdict() is Verdict.PASS
-        and (command.visitor is head.visitor)
+        not command.needs_answer and command.verdict() is Verdict.PASS and (command.visitor is head.visitor)
     )

@@ -8,6 +8,7 @@ the ``Database`` is closed or collected.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -24,7 +25,6 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT = 2.0
 """Seconds to wait for another process that holds the file."""
-
 
 
 class _Job(NamedTuple):
@@ -130,10 +130,8 @@ def _open(path: Path, prepare: Callable[[sqlite3.Connection], None], *, create: 
 
 
 def _post(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    try:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
         future.get_loop().call_soon_threadsafe(_settle, future, result, error)
-    except RuntimeError:
-        pass  # the loop is closed: nobody waits any more
 
 
 def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
@@ -168,7 +166,9 @@ def _check_place(path: Path, *, create: bool) -> None:
 def _check_folder(folder: Path) -> None:
     mode = folder.stat().st_mode
     if mode & 0o022 and not mode & stat.S_ISVTX:
-        raise Unsafe(f"others may change files in the folder {folder}; run chmod go-w on it, or choose another state_dir.")
+        raise Unsafe(
+            f"others may change files in the folder {folder}; run chmod go-w on it, or choose another state_dir."
+        )
 
 
 def _check_file(path: Path) -> None:

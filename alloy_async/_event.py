@@ -168,7 +168,9 @@ def _personalization_query(scopes: Sequence[str]) -> dict[str, Any]:
     if isinstance(scopes, str) or not isinstance(scopes, Sequence):
         raise _unfit("must be a list of texts.", "decision_scopes")
     if len(scopes) > MAX_DECISION_SCOPES:
-        raise _unfit(f"holds {len(scopes)} scopes; the edge takes at most {MAX_DECISION_SCOPES}.", "decision_scopes")
+        raise _unfit(
+            f"holds {len(scopes)} scopes; the edge takes at most {MAX_DECISION_SCOPES}.", "decision_scopes"
+        )
     names = [_text(scope, "decision_scopes", index) for index, scope in enumerate(scopes)]
     return {"personalization": {"schemas": PERSONALIZATION_SCHEMAS, "decisionScopes": names}}
 

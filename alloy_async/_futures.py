@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections import Counter, deque
@@ -53,10 +54,10 @@ class FailureLog:
         if self._arranged:
             return
         self._arranged = True
-        try:
+        with contextlib.suppress(
+            RuntimeError
+        ):  # a closed loop: what is noted is logged once this object dies
             loop.call_soon_threadsafe(self._arrange)
-        except RuntimeError:
-            pass  # the loop is closed: what is noted is logged once this object dies
 
     def flush(self) -> None:
         """Log what was counted so far."""
@@ -75,7 +76,7 @@ def _log_failures(logger: logging.Logger, noted: deque[AlloyError]) -> None:
         kinds[type(error).__name__] += 1
         examples.setdefault(type(error).__name__, str(error))
     for kind, count in kinds.items():
-        logger.warning("%d × %s that nobody awaited; the first: %s", count, kind, examples[kind])
+        logger.warning("%d %s that nobody awaited; the first: %s", count, kind, examples[kind])
 
 
 class CommandFuture(asyncio.Future[T]):
@@ -88,7 +89,11 @@ class CommandFuture(asyncio.Future[T]):
     __slots__ = ("_failures", "_owner")
 
     def __init__(
-        self, failures: FailureLog, *, owner: Owner | None = None, loop: asyncio.AbstractEventLoop | None = None
+        self,
+        failures: FailureLog,
+        *,
+        owner: Owner | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(loop=loop)
         self._failures = failures

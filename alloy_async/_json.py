@@ -40,7 +40,7 @@ MAX_DEPTH = 256
 _SAFE_BITS = 14_000  # 4 214 digits; the interpreter converts at most 4 300 by default
 
 
-class Unfit(Exception):  # noqa: N818 - never leaves the package; the face turns it into InvalidCommand
+class Unfit(Exception):
     """A value that JSON cannot hold, or would hold wrongly.
 
     Attributes:
@@ -78,9 +78,9 @@ def normalise(value: object, name: str) -> Any:
         unfit.path.reverse()
         raise
     except RecursionError:
-        unfit = Unfit(f"nested too deep, or it contains itself; at most {MAX_DEPTH} levels are taken.")
-        unfit.path.append(name)
-    raise unfit
+        too_deep = Unfit(f"nested too deep, or it contains itself; at most {MAX_DEPTH} levels are taken.")
+        too_deep.path.append(name)
+    raise too_deep
 
 
 def encode(value: object) -> bytes:
@@ -95,7 +95,9 @@ def encode(value: object) -> bytes:
         pass  # raised below, outside, because Python's own error holds the text
     except RecursionError:
         raise Unfit("nested too deep to be called from so many frames.") from None
-    unfit = Unfit("holds half of a surrogate pair (text cut in the middle of an emoji?), which UTF-8 cannot hold.")
+    unfit = Unfit(
+        "holds half of a surrogate pair (text cut in the middle of an emoji?), which UTF-8 cannot hold."
+    )
     unfit.path = _find_surrogate(value) or []
     raise unfit
 
@@ -199,7 +201,7 @@ def _rare(value: object, depth: int) -> Any:
     return _scalar(value)
 
 
-def _scalar(value: object) -> str | int | float | bool | None:
+def _scalar(value: object) -> str | int | float | bool | None:  # noqa: PLR0911 - one line a type
     value = _without_numpy(value)
     if value is None or isinstance(value, bool):
         return value
@@ -249,7 +251,9 @@ def _without_numpy(value: object) -> object:
     if numpy is None or not isinstance(value, numpy.generic):
         return value
     if isinstance(value, (numpy.datetime64, numpy.timedelta64)):
-        return value  # item() would make a bare count of nanoseconds of it; refused with the other foreign types
+        return (
+            value  # item() would make a bare count of nanoseconds of it; refused with the other foreign types
+        )
     return value.item()
 
 

@@ -39,7 +39,7 @@ class PreferenceKeeper:
         logger: hears of a refusal that could not be saved.
     """
 
-    def __init__(  # noqa: PLR0913 - what it works with
+    def __init__(
         self,
         gate: OptInState,
         store: Store,
@@ -59,6 +59,7 @@ class PreferenceKeeper:
         self._logger = logger
         self._ticket = 0
         self._wish: Wish | None = None
+        self._unsaved: Wish | None = None
         self._refused = False
         self._waiting: list[CommandFuture[Wish]] = []
         self._task: asyncio.Task[None] | None = None
@@ -90,20 +91,19 @@ class PreferenceKeeper:
         future: CommandFuture[Wish] = CommandFuture(self._failures)
         self._waiting.append(future)
         self._ticket += 1
-        self._wish = wish
+        self._wish, self._unsaved = wish, None
         self._narrow(wish)
         self._start()
         return future
 
     async def aclose(self) -> None:
         """Finish what is being written, and try once more what could not be written."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._start()
+        self._try_again()
         while self._task is not None:
             await asyncio.wait([self._task])
         if self._retry is not None:
             self._retry.cancel()
+        if self._unsaved is not None:
             self._logger.error("a refusal could not be saved before closing; it must be asked for again")
         for future in self._waiting:
             future.reject(AlloyClosed("opt_in"))
@@ -118,8 +118,15 @@ class PreferenceKeeper:
         else:
             self._gate.expect_all()
 
+    def _try_again(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._unsaved is not None and self._wish is None:
+            self._wish, self._unsaved = self._unsaved, None
+            self._start()
+
     def _start(self) -> None:
-        self._retry = None
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._write(), name="alloy-preference")
 
@@ -173,6 +180,6 @@ class PreferenceKeeper:
             if self._refused:  # the refusal that was to be lifted stands
                 self._gate.choose("none")
             return
-        self._wish = wish
-        self._retry = self._clock.call_later(self._retry_delay, self._start)
+        self._unsaved = wish
+        self._retry = self._clock.call_later(self._retry_delay, self._try_again)
         self._retry_delay = min(self._retry_delay * 2, LAST_RETRY)

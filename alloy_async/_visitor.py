@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable
 from copy import copy
 from inspect import isawaitable
 from typing import Any
@@ -56,7 +55,7 @@ class Visitor:
         logger: hears of what goes wrong without harm.
     """
 
-    def __init__(  # noqa: PLR0913 - what it works with
+    def __init__(
         self,
         key: VisitorKey,
         *,
@@ -210,9 +209,11 @@ class Visitor:
         had_data = "data" in event
         error: AlloyError | None = None
         try:
-            keep = await _result(event_filter(content))
+            keep = await _call(event_filter, content)
         except Exception as raised:  # noqa: BLE001 - the application's own; it stops this event and no other
-            error = InvalidCommand(command.name, f"on_before_event_send raised {type(raised).__name__}; nothing was sent.")
+            error = InvalidCommand(
+                command.name, f"on_before_event_send raised {type(raised).__name__}; nothing was sent."
+            )
         if error is not None:
             command.fail(error)
         elif keep is False:
@@ -256,8 +257,9 @@ class Visitor:
         for item in reply.payload("locationHint:result"):
             if isinstance(item, dict) and item.get("scope") == "EdgeNetwork":
                 self.identity.learn_hint(item.get("hint"), item.get("ttlSeconds"), self.clock.monotonic())
-        if any([self.identity.learn_ecid(ecid) for ecid in _ecids(reply)]):
-            self._save_identity_soon()
+        for ecid in _ecids(reply):
+            if self.identity.learn_ecid(ecid):
+                self._save_identity_soon()
 
     async def _ensure_identity(self) -> None:
         """Read the identity that is kept, or make one and keep it before it is used.
@@ -319,7 +321,9 @@ class Visitor:
         await self._ensure_identity()
         if self.identity.ecid is None and may_start():
             hint = self.identity.hint(self.clock.monotonic())
-            reply = await self._courier.edge.acquire(self.identity.identity_map(), hint=hint, may_start=may_start)
+            reply = await self._courier.edge.acquire(
+                self.identity.identity_map(), hint=hint, may_start=may_start
+            )
             if may_start():
                 self.learn(reply)
         if self.identity.ecid is None and may_start():
@@ -348,7 +352,8 @@ class Visitor:
         return task
 
 
-async def _result(outcome: bool | Awaitable[bool | None] | None) -> bool | None:
+async def _call(event_filter: EventFilter, content: dict[str, Any]) -> bool | None:
+    outcome = event_filter(content)
     return await outcome if isawaitable(outcome) else outcome
 
 
@@ -357,5 +362,7 @@ def _ecids(reply: Reply) -> list[object]:
     return [
         item.get("id")
         for item in reply.payload("identity:result")
-        if isinstance(item, dict) and isinstance(item.get("namespace"), dict) and item["namespace"].get("code") == "ECID"
+        if isinstance(item, dict)
+        and isinstance(item.get("namespace"), dict)
+        and item["namespace"].get("code") == "ECID"
     ]

@@ -111,7 +111,9 @@ class EventTooLarge(InvalidCommand):
     """
 
     def __init__(self, command: str, size: int, limit: int) -> None:
-        super().__init__(command, f"the event is {size} bytes as JSON, the edge takes at most {limit}; split it.")
+        super().__init__(
+            command, f"the event is {size} bytes as JSON, the edge takes at most {limit}; split it."
+        )
         self.size = size
         self.limit = limit
 

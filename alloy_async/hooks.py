@@ -13,7 +13,18 @@ from typing import Literal, TypeAlias
 
 from .errors import AlloyError
 
-__all__ = ["Delivered", "Failed", "Hook", "Hooks", "Lost", "Moment", "Parked", "Refused", "Released", "Sending"]
+__all__ = [
+    "Delivered",
+    "Failed",
+    "Hook",
+    "Hooks",
+    "Lost",
+    "Moment",
+    "Parked",
+    "Refused",
+    "Released",
+    "Sending",
+]
 
 
 @dataclass(frozen=True, slots=True)

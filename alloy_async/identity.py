@@ -60,7 +60,9 @@ class Identity:
         """Take what was kept, under what has become known since: customer ids set meanwhile win."""
         self.fpid = stored.fpid
         self.ecid = self.ecid or stored.ecid
-        self.customer_ids = {name: dict(entry) for name, entry in stored.customer_ids.items()} | self.customer_ids
+        self.customer_ids = {
+            name: dict(entry) for name, entry in stored.customer_ids.items()
+        } | self.customer_ids
         self._map = None
 
     def snapshot(self) -> StoredIdentity:
@@ -72,7 +74,9 @@ class Identity:
     def set_customer_ids(self, customer_ids: Mapping[str, Mapping[str, Any]]) -> None:
         """Add or replace customer ids, as ``parse_customer_ids`` returns them."""
         if any(entry["primary"] for entry in customer_ids.values()):
-            self.customer_ids = {name: entry | {"primary": False} for name, entry in self.customer_ids.items()}
+            self.customer_ids = {
+                name: entry | {"primary": False} for name, entry in self.customer_ids.items()
+            }
         self.customer_ids |= {name: dict(entry) for name, entry in customer_ids.items()}
         self._map = None
 

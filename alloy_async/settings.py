@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
@@ -94,10 +94,13 @@ class Settings(BaseModel):
         hide_input_in_errors=True,
     )
 
-    config_id: Identifier = Field(description="Datastream that receives the events; also called datastream_id.")
+    config_id: Identifier = Field(
+        description="Datastream that receives the events; also called datastream_id."
+    )
     ims_org_id: Identifier = Field(description="Organisation that owns the datastream; also called org_id.")
     opt_in_enabled: Boolean = Field(
-        False, description="Whether commands wait for the visitor's consent. Off by default, as in the JavaScript SDK."
+        False,
+        description="Whether commands wait for the visitor's consent. Off by default, as in the JavaScript SDK.",
     )
     endpoint: str | None = Field(
         None,
@@ -105,9 +108,13 @@ class Settings(BaseModel):
         description="Scheme and host of the collection endpoint, with optional port; a path replaces edge_base_path.",
     )
     edge_domain: str | None = Field(
-        None, strict=True, description="Host of the collection endpoint, with optional port; https, or http on loopback."
+        None,
+        strict=True,
+        description="Host of the collection endpoint, with optional port; https, or http on loopback.",
     )
-    edge_base_path: str = Field("ee", strict=True, description="First part of every path at the collection endpoint.")
+    edge_base_path: str = Field(
+        "ee", strict=True, description="First part of every path at the collection endpoint."
+    )
     allow_insecure: Boolean = Field(False, description="Whether plain http is allowed to another machine.")
     on_before_event_send: EventFilter | None = Field(
         None,
@@ -123,41 +130,65 @@ class Settings(BaseModel):
         "come with a visitor's request; a process alone knows nothing to put there.",
     )
     errors_enabled: Boolean = Field(
-        True, description="Whether a failed command ends with its error; False: it ends with None and a log line."
+        True,
+        description="Whether a failed command ends with its error; False: it ends with None and a log line.",
     )
-    debug_enabled: Boolean = Field(False, description="Whether this instance logs each step (logger alloy_async.NAME).")
+    debug_enabled: Boolean = Field(
+        False, description="Whether this instance logs each step (logger alloy_async.NAME)."
+    )
 
     state_dir: Path | None = Field(
         None, description="Folder for the preference and identity; default: the user's state folder."
     )
     store: Literal["sqlite", "memory"] | Any = Field(
-        "sqlite", description='Where the choice is kept: "sqlite", "memory", or an object with the Store protocol.'
+        "sqlite",
+        description='Where the choice is kept: "sqlite", "memory", or an object with the Store protocol.',
     )
-    preference_max_age: Seconds = Field(15_552_000.0, description="Seconds a choice is valid; then it is asked again.")
+    preference_max_age: Seconds = Field(
+        15_552_000.0, description="Seconds a choice is valid; then it is asked again."
+    )
     max_parked: Count = Field(100_000, description="Commands that may wait for consent at once.")
-    max_parked_bytes: Count = Field(67_108_864, description="Bytes of events that may wait for consent at once.")
-    parked_ttl: Seconds = Field(86_400.0, description="Seconds a command waits for consent before ConsentTimeout.")
+    max_parked_bytes: Count = Field(
+        67_108_864, description="Bytes of events that may wait for consent at once."
+    )
+    parked_ttl: Seconds = Field(
+        86_400.0, description="Seconds a command waits for consent before ConsentTimeout."
+    )
 
     max_queued: Count = Field(100_000, description="Events that may wait for the wire at once.")
-    max_queued_bytes: Count = Field(67_108_864, description="Bytes of events that may wait for the wire at once.")
-    max_in_flight: Count = Field(8, description="Requests on the wire at once; httpx gets slower beyond about 10.")
+    max_queued_bytes: Count = Field(
+        67_108_864, description="Bytes of events that may wait for the wire at once."
+    )
+    max_in_flight: Count = Field(
+        8, description="Requests on the wire at once; httpx gets slower beyond about 10."
+    )
     max_body_bytes: Annotated[int, Field(strict=True, ge=1_024, le=65_536)] = Field(
         65_536, description="Bytes of one request's body; the edge takes at most 65 536."
     )
-    max_answer_bytes: Count = Field(1_048_576, description="Bytes of one answer that are read, after decompression.")
+    max_answer_bytes: Count = Field(
+        1_048_576, description="Bytes of one answer that are read, after decompression."
+    )
     linger: Seconds = Field(
-        0.005, description="Seconds that the oldest waiting event waits for company while other requests are on the wire."
+        0.005,
+        description="Seconds that the oldest waiting event waits for company while other requests are on the wire.",
     )
     ordered: Boolean = Field(
-        False, description="Whether a request waits for the end of the one before, so that events also arrive in order."
+        False,
+        description="Whether a request waits for the end of the one before, so that events also arrive in order.",
     )
-    request_timeout: Seconds = Field(10.0, description="Seconds without progress after which a request fails.")
+    request_timeout: Seconds = Field(
+        10.0, description="Seconds without progress after which a request fails."
+    )
     connect_timeout: Seconds = Field(5.0, description="Seconds to connect, name look-up and TLS included.")
-    proxy: str | None = Field(None, strict=True, description="URL of an HTTP proxy; default: HTTPS_PROXY and friends.")
+    proxy: str | None = Field(
+        None, strict=True, description="URL of an HTTP proxy; default: HTTPS_PROXY and friends."
+    )
     ca_bundle: Path | None = Field(
         None, description="File with the certificates to trust; default: SSL_CERT_FILE, then certifi."
     )
-    transport: Any = Field(None, description="Replaces the HTTP layer: an object with the Transport protocol.")
+    transport: Any = Field(
+        None, description="Replaces the HTTP layer: an object with the Transport protocol."
+    )
     client: Any = Field(None, description="An httpx.AsyncClient to send with; it stays yours to close.")
     clock: Any = Field(None, description="Replaces time, for tests: an object with the Clock protocol.")
     ids: Any = Field(None, description="Replaces UUIDs, for tests: a callable that returns text.")
@@ -175,7 +206,10 @@ class Settings(BaseModel):
         """
         given = _canonical(options)
         found = _from_environment(os.environ if environment is None else environment)
-        if {"endpoint", "edge_domain"} & given.keys():  # one host given in code replaces either from the environment
+        if {
+            "endpoint",
+            "edge_domain",
+        } & given.keys():  # one host given in code replaces either from the environment
             found = {name: value for name, value in found.items() if name not in {"endpoint", "edge_domain"}}
         settings = _validate(cls, found | given)
         settings.base_url()  # refuse an endpoint that cannot be used now, not at the first event
@@ -188,12 +222,13 @@ class Settings(BaseModel):
             ConfigurationError: the endpoint, the domain or the base path cannot be used.
         """
         if self.endpoint is not None and self.edge_domain is not None:
-            raise ConfigurationError("endpoint and edge_domain both name a host; give one of them.", option="endpoint")
+            raise ConfigurationError(
+                "endpoint and edge_domain both name a host; give one of them.", option="endpoint"
+            )
         if self.endpoint is not None:
             return _endpoint_url(self.endpoint, self.edge_base_path, insecure=self.allow_insecure)
         host = DEFAULT_EDGE if self.edge_domain is None else _domain_url(self.edge_domain)
         return f"{host}/{_base_path(self.edge_base_path)}"
-
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain values, without objects and without a proxy's password."""
@@ -241,6 +276,9 @@ class ConfigureOptions(TypedDict, total=False):
     ids: Any
 
 
+S = TypeVar("S", bound=Settings)
+
+
 def _spellings() -> dict[str, str]:
     """Map every spelling of every option to its field."""
     fields = Settings.model_fields
@@ -258,12 +296,21 @@ def _canonical(options: Mapping[str, Any]) -> dict[str, Any]:
             hint = nearest(option, spellings)
             raise ConfigurationError(f"{str(option)[:100]}: unknown option.{hint}", option=str(option)[:100])
         if field in result:
-            raise ConfigurationError(f"{option}: given twice, under two spellings; give it once.", option=option)
+            raise ConfigurationError(
+                f"{option}: given twice, under two spellings; give it once.", option=option
+            )
         result[field] = value
     return result
 
 
-_OBJECTS = {"on_before_event_send", "hooks", "transport", "client", "clock", "ids"}  # no text can stand for these
+_OBJECTS = {
+    "on_before_event_send",
+    "hooks",
+    "transport",
+    "client",
+    "clock",
+    "ids",
+}  # no text can stand for these
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -287,7 +334,7 @@ def _from_text(name: str, variable: str, text: str) -> Any:
     return tuple(text.split(",")) if name == "context" else text
 
 
-def _number_from_text(variable: str, text: str, kind: type[int] | type[float]) -> float:
+def _number_from_text(variable: str, text: str, kind: type[int | float]) -> float:
     try:
         return kind(text)
     except ValueError:
@@ -295,7 +342,7 @@ def _number_from_text(variable: str, text: str, kind: type[int] | type[float]) -
     raise ConfigurationError(f"{variable}: must be a number.", option=variable)
 
 
-def _validate(cls: type[Settings], values: dict[str, Any]) -> Any:
+def _validate(cls: type[S], values: dict[str, Any]) -> S:
     problem = None
     try:
         return cls.model_validate(values)
@@ -338,7 +385,9 @@ def _domain_url(domain: str) -> str:
 def _endpoint_url(endpoint: str, base_path: str, *, insecure: bool) -> str:
     url = _split(endpoint, "endpoint")
     if url.scheme not in {"http", "https"}:
-        raise ConfigurationError("endpoint: must start with https:// (or http:// on loopback).", option="endpoint")
+        raise ConfigurationError(
+            "endpoint: must start with https:// (or http:// on loopback).", option="endpoint"
+        )
     if url.query or url.fragment:
         raise ConfigurationError("endpoint: must not have a query or a fragment.", option="endpoint")
     if url.scheme == "http" and not insecure and not LOOPBACK.fullmatch(url.hostname or ""):

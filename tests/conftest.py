@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from alloy_async import Alloy
 from alloy_async.stores import MemoryStore
@@ -16,6 +16,10 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
 settings.register_profile("thorough", settings.get_profile("default"), derandomize=False, max_examples=2_000)
+# To show that a planted bug is found, the first failing example is enough: no time is spent on making it small.
+settings.register_profile(
+    "hunting", settings.get_profile("default"), max_examples=600, phases=[Phase.generate], print_blob=False
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 IDS = {"config_id": "ebebf826-a01f-4458-8cec-ef61de241c93", "ims_org_id": "ADB3LETTERSANDNUMBERS@AdobeOrg"}

@@ -24,9 +24,12 @@ class Parkable(Protocol):
     """A command as the gate sees it: a record that can wait."""
 
     name: str
-    size: int
     epoch: int
     parked_at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
 
     def park(self) -> None:
         """Take note that it waits now."""
@@ -138,7 +141,7 @@ class OptInState:
 
         Source: adobe/alloy (2019), whenOptedIn.
         """
-        return self._wait(_WhenOptedIn)
+        return self._wait(_WhenOptedIn)  # type: ignore[return-value]  # this kind of waiter ends with None
 
     def wait(self) -> asyncio.Future[Purposes]:
         """Wait until the visitor has chosen, whatever the choice is.
@@ -202,12 +205,11 @@ class OptInState:
             command.fail(self._closed_with(command.name))
             return
         decision = self.verdict(command.epoch)
-        if decision is Verdict.REFUSE:
-            self._settle(command, decision)
-        elif decision is Verdict.PASS and not self._parked and not self._settling:
-            self._settle(command, decision)
-        else:
+        overtakes = decision is Verdict.PASS and (self._parked or self._settling)
+        if decision is Verdict.PARK or overtakes:
             self._park(command)
+        else:
+            self._settle(command, decision)
 
     def leave(self, command: Parkable) -> None:
         """Forget a parked command whose caller went away."""

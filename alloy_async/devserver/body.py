@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["MAX_DEPTH", "Body", "read_body", "read_media_type"]
 
 MAX_DEPTH = 512
-"""Levels of nesting that are read. About half of Python's recursion limit, so that whoever reads back can parse it."""
+"""Levels of nesting that are read in one event, or in another member of the body.
+
+About half of Python's recursion limit, so that whoever reads back can parse it."""
 
 # application/x-jackson-smile is legal on the wire too, but binary; a stand-in for desks does not read it.
 # Source: Adobe Experience Platform Edge Network API, request headers.
 _JSON_MEDIA_TYPES = frozenset({"application/json", "text/plain", "text/javascript"})
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
-# A string as a whole (so that brackets within do not count), or one bracket. Possessive quantifiers (++) never give
-# back what they took, and the closing quote is optional, so that a string without end is not tried again from each
-# quote within: no input makes this expression slow.
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+# A string as a whole, so that brackets within do not count, or one bracket; of text that is known to be JSON.
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,7 @@ def read_body(content: bytes) -> Body:
     if not content:
         raise Problem("0109-408", "The request has no body.")
     try:
-        text = content.decode()
-        _refuse_deep(text)
-        return _Envelope(text).read()
+        return _Envelope(content.decode()).read()
     except (ValueError, RecursionError):
         # Of one kind for us: bad syntax, bad UTF-8, NaN, an integer of more than 4300 digits. 0100 would fit the
         # last, but its status is 500, and a client that sends nonsense should not hear that the server broke.
@@ -79,6 +77,7 @@ def read_body(content: bytes) -> Body:
 
 
 def _refuse_deep(text: str) -> None:
+    # Most values have fewer brackets than they may have levels; counting those takes a microsecond.
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise Problem("0101-400", f"The body is nested too deep; at most {MAX_DEPTH} levels are read.")
 
@@ -147,7 +146,9 @@ class _Envelope:
         start = self._at
         value, end = _scan(self._text, start)
         self._at = self._after_blanks(end)
-        return value, self._text[start:end]
+        text = self._text[start:end]
+        _refuse_deep(text)
+        return value, text
 
     def _takes(self, mark: str) -> bool:
         if not self._text.startswith(mark, self._at):

@@ -120,8 +120,8 @@ class DevelopmentEdge:
         org_id: the IMS organisation; it is part of the cookies' names and stands in no request.
         base_path: first part of the path, as the client's ``edge_base_path``.
         datastreams: the datastream ids that are known; None takes any.
-        authenticated: whether v2 requests must bring their three credentials' headers.
-        expired_tokens: access tokens that are refused as expired; `expired_tokens` may be changed while it runs.
+        authenticated: whether v2 requests must bring their three headers with credentials.
+        expired_tokens: access tokens that are refused as expired; the attribute of this name may be changed while it runs.
         max_body: bytes of one request.
         max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
         database: SQLite file in which events are kept as well, over restarts.
@@ -131,7 +131,7 @@ class DevelopmentEdge:
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
 
-    def __init__(  # noqa: PLR0913 - options, by name only; an object around them would just move them
+    def __init__(
         self,
         *,
         org_id: str = DEMO_ORG,
@@ -148,13 +148,14 @@ class DevelopmentEdge:
         self.expired_tokens = set(expired_tokens)
         self.max_body = max_body
         self.hosts = frozenset(hosts)
-        self.recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
         self._paths = Paths(base_path)
         self._datastreams = datastreams
         self._authenticated = authenticated
         self._entries = StateEntries(org_id)
         self._consent = ConsentMemory(_MAX_VISITORS)
         self._clock = clock
+        # Last: it opens the database, and nothing after it may fail.
+        self.recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
 
     def __enter__(self) -> Self:
         return self

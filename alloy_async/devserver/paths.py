@@ -31,13 +31,18 @@ class Paths:
     Args:
         base_path: as the client's ``edge_base_path``, with or without slashes; may hold several steps, or be empty.
 
+    Raises:
+        ValueError: the base path is the one of the read-back.
+
     Source: Adobe Experience Platform Edge Network API, endpoints and location hints.
     """
 
     def __init__(self, base_path: str) -> None:
-        steps = [re.escape(step) for step in base_path.split("/") if step]
+        steps = [step for step in base_path.split("/") if step]
+        if steps[:1] == ["_dev"]:
+            raise ValueError("base_path must not begin with _dev: what was received is read back there")
         actions = "|".join(get_args(Action))
-        base = "".join(f"/{step}" for step in steps)
+        base = "".join(f"/{re.escape(step)}" for step in steps)
         self._pattern = re.compile(f"{base}(?:/{_HINT})?/(?P<version>v1|v2)/(?P<action>{actions})")
 
     def find(self, path: str) -> Endpoint | None:

@@ -36,7 +36,7 @@ _TITLES = {
 }
 
 
-class Problem(Exception):  # noqa: N818 - the standard's own word, and it never leaves the development edge
+class Problem(Exception):
     """A request that is refused as a whole.
 
     Args:

@@ -115,6 +115,7 @@ class Sink(Protocol):
 
     def load(self, limit: int) -> tuple[Sequence[RecordedEvent], int]:
         """Return the newest events of earlier runs, oldest first and at most ``limit``, and how many there are."""
+        ...
 
     def write(self, events: Sequence[RecordedEvent]) -> None:
         """Keep the events of one request."""

@@ -35,22 +35,21 @@ _NEWEST = "SELECT event, request_id, path, datastream_id, received_at, duplicate
 class SQLiteFile:
     """A sink in one SQLite file, table ``events``, in order of arrival.
 
-    The file holds personal data, so it is created for its owner alone (mode 0600). It is opened at once, so that a
-    path that does not work is heard at the start. Transactions survive a crash of the process; after a power cut the
+    The file holds personal data, so it is created for its owner alone (mode 0600). A recorder loads it at once, so that
+    a path that does not work is heard at the start. Transactions survive a crash of the process; after a power cut the
     last of them may be missing, which a development edge may do for speed.
 
     Args:
         path: the file; its folder must exist.
 
-    Raises:
+    Raises (with the first use):
         ValueError: the file was written by another version.
-        sqlite3.Error: the file cannot be used.
+        OSError, sqlite3.Error: the file cannot be used.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._open: sqlite3.Connection | None = None
-        self._connection()
 
     def load(self, limit: int) -> tuple[Sequence[RecordedEvent], int]:
         """Return the newest events of earlier runs, oldest first and at most ``limit``, and how many there are."""

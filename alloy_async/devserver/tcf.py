@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 
 __all__ = ["ADOBE_VENDOR", "UnreadableTCString", "VendorConsent", "read_tc_string"]
@@ -19,8 +20,10 @@ _MAX_VENDOR_ID = (213, 16)
 _IS_RANGE_ENCODING = (229, 1)
 _VENDORS_AT = 230
 
+_BASE64URL = re.compile("[A-Za-z0-9_-]*")
 
-class UnreadableTCString(ValueError):  # noqa: N818 - says what it is; it never leaves the development edge
+
+class UnreadableTCString(ValueError):
     """Text that is not a TC string of version 2."""
 
 
@@ -79,11 +82,10 @@ class _Bits:
     """Big-endian numbers of any width, out of base64url text without padding."""
 
     def __init__(self, text: str) -> None:
-        try:
-            # urlsafe_b64decode would pass over foreign characters in silence.
-            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        except ValueError:
-            raise UnreadableTCString("the string is not base64url") from None
+        # The decoder would pass over foreign characters, and take those of the other alphabet.
+        if not _BASE64URL.fullmatch(text) or len(text) % 4 == 1:
+            raise UnreadableTCString("the string is not base64url")
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         self._value = int.from_bytes(raw, "big")
         self._length = len(raw) * 8
 

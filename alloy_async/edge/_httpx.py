@@ -37,9 +37,15 @@ class HttpxTransport:
         """Send a request and read its answer; see ``Transport``."""
         check = _check_before_writing(may_start)
         outgoing = self._client.build_request(
-            "POST", request.url, content=request.body, headers=dict(request.headers), extensions={"trace": check}
+            "POST",
+            request.url,
+            content=request.body,
+            headers=dict(request.headers),
+            extensions={"trace": check},
         )
-        outgoing.headers.pop("cookie", None)  # of a client that the caller brought, and whose jar may hold somebody's
+        outgoing.headers.pop(
+            "cookie", None
+        )  # of a client that the caller brought, and whose jar may hold somebody's
         if not may_start():
             raise Withdrawn
         try:
@@ -81,7 +87,9 @@ class HttpxTransport:
 
 def _make_client(settings: Settings) -> httpx.AsyncClient:
     bundle = str(settings.ca_bundle) if settings.ca_bundle else None
-    limits = httpx.Limits(max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight)
+    limits = httpx.Limits(
+        max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight
+    )
     return httpx.AsyncClient(
         verify=httpx.create_ssl_context(verify=bundle) if bundle else True,
         proxy=settings.proxy,
@@ -91,7 +99,7 @@ def _make_client(settings: Settings) -> httpx.AsyncClient:
 
 
 def _check_before_writing(may_start: Callable[[], bool]) -> Callable[[str, Any], Any]:
-    async def trace(event: str, info: Any) -> None:
+    async def trace(event: str, _: Any) -> None:
         # Connecting may take seconds, and a visitor may say no in that time.
         if event.endswith(_WRITING) and not may_start():
             raise Withdrawn

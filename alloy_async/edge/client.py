@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .._clock import Ids
-from .protocol import Reply, build_acquire, build_collect, build_interact, read_reply
 from ..errors import AlloyError, NetworkError
+from .protocol import Reply, build_acquire, build_collect, build_interact, read_reply
 from .transport import EdgeRequest, EdgeResponse, Transport, Withdrawn
 
 __all__ = ["EdgeClient"]
@@ -33,7 +33,9 @@ class EdgeClient:
         self._config_id = config_id
         self._ids = ids
 
-    async def interact(self, event: bytes, *, hint: str | None, queue_time: int, may_start: MayStart) -> Reply:
+    async def interact(
+        self, event: bytes, *, hint: str | None, queue_time: int, may_start: MayStart
+    ) -> Reply:
         """Send one event and return its answer; see ``build_interact``."""
         request = build_interact(self._base, self._config_id, hint, self._ids(), event, queue_time)
         return await self._exchange(request, may_start)

@@ -94,7 +94,6 @@ class Reply:
         return [item for handle in self.handles if handle.type == kind for item in handle.payload]
 
 
-
 @dataclass(frozen=True, slots=True)
 class EventResult:
     """What became of one event.
@@ -264,7 +263,9 @@ def _records(response: EdgeResponse) -> list[str]:
 
 
 def _text(response: EdgeResponse) -> str:
-    charset = response.headers.get("content-type", "").lower().partition("charset=")[2].split(";")[0].strip(' "')
+    charset = (
+        response.headers.get("content-type", "").lower().partition("charset=")[2].split(";")[0].strip(' "')
+    )
     try:
         return response.body.decode(charset or "utf-8")
     except (UnicodeError, LookupError):
@@ -283,7 +284,9 @@ def _read_record(record: str, response: EdgeResponse) -> dict[str, Any]:
 
 
 def _merge(documents: list[dict[str, Any]], response: EdgeResponse) -> Reply:
-    request_id = next((text for text in map(_request_id, documents) if text), response.headers.get("x-request-id"))
+    request_id = next(
+        (text for text in map(_request_id, documents) if text), response.headers.get("x-request-id")
+    )
     return Reply(
         request_id=request_id,
         handles=tuple(handle for document in documents for handle in _handles(document)),

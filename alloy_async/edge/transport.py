@@ -39,7 +39,7 @@ class EdgeResponse:
     body: bytes
 
 
-class Withdrawn(Exception):  # noqa: N818 - not an error: the visitor's right
+class Withdrawn(Exception):
     """The request was not started, because ``may_start`` said no."""
 
 

@@ -98,7 +98,9 @@ class SQLiteStore:
     async def _read(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
         return await self._run("load", work, create=False)
 
-    async def _run(self, action: str, work: Callable[[sqlite3.Connection], T], *, create: bool = True) -> T | None:
+    async def _run(
+        self, action: str, work: Callable[[sqlite3.Connection], T], *, create: bool = True
+    ) -> T | None:
         """Run work on the file; where there is none and none is to be made, there is nothing to do.
 
         Asking for a choice must leave no trace: that is why reading never makes the file.
@@ -116,9 +118,13 @@ class SQLiteStore:
 def _prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
-        raise Unsafe("it was written by a newer version of alloy_async; upgrade, or choose another state_dir.")
+        raise Unsafe(
+            "it was written by a newer version of alloy_async; upgrade, or choose another state_dir."
+        )
     if version < SCHEMA_VERSION:
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
 
 
 def _select(connection: sqlite3.Connection, table: str, key: VisitorKey) -> tuple[Any, ...] | None:
@@ -147,7 +153,14 @@ def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference
             connection.execute(f"DELETE FROM identity {_WHERE}", key)  # noqa: S608 - names of ours
         connection.execute(
             "INSERT OR REPLACE INTO preference VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*key, preference.purposes, preference.chosen_at, preference.expires_at, preference.source, epoch),
+            (
+                *key,
+                preference.purposes,
+                preference.chosen_at,
+                preference.expires_at,
+                preference.source,
+                epoch,
+            ),
         )
 
 

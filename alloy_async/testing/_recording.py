@@ -88,13 +88,17 @@ class RecordingEdge:
         if not may_start():
             raise Withdrawn
         recorded = _record(request)
-        self.requests.append(recorded)
+        self.note(recorded)
         answer = self.answers.pop(0) if self.answers else _default_answer(recorded)
         if self._holding:
             await self._wait()
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def note(self, recorded: RecordedRequest) -> None:
+        """Remember a request, in the moment it starts; a place for checks of your own."""
+        self.requests.append(recorded)
 
     async def aclose(self) -> None:
         """Note that it was closed."""

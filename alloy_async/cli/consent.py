@@ -1,0 +1,162 @@
+"""``alloy-async consent``: look at a choice that is kept, or forget it."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Coroutine
+from contextlib import aclosing, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import typer
+
+from .. import ConsentStoreError
+from ..stores import Preference, SQLiteStore, VisitorKey
+from .options import CONFIG_ID_VARIABLES, ORG_ID_VARIABLES, StateDir
+from .terminal import say, warn
+
+__all__ = ["app"]
+
+T = TypeVar("T")
+
+app = typer.Typer(help="Look at a stored choice, or forget it.", no_args_is_help=True)
+
+AnyConfigId = Annotated[
+    str | None, typer.Option("--config-id", envvar=CONFIG_ID_VARIABLES, help="Only the choice for this datastream.")
+]
+AnyOrgId = Annotated[
+    str | None, typer.Option("--org-id", envvar=ORG_ID_VARIABLES, help="Only the choice for this organisation.")
+]
+
+
+class _Stored(NamedTuple):
+    key: VisitorKey
+    preference: Preference
+
+
+@app.command()
+def show(
+    *,
+    state_dir: StateDir = None,
+    config_id: AnyConfigId = None,
+    org_id: AnyOrgId = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array, empty when nothing is stored.")] = False,
+) -> None:
+    """Show which choices are stored: what was chosen, when, by whom, for what, and until when it holds.
+
+    Without --state-dir it looks at the folder that programs use which name none.
+    """
+    store = SQLiteStore(state_dir)
+    found = _run(_find(store, config_id, org_id))
+    if as_json:
+        typer.echo(json.dumps([_as_object(stored) for stored in found]))
+        return
+    for stored in found:
+        _print(stored)
+    if not found:
+        _say_nothing_stored(store)
+
+
+@app.command()
+def forget(*, state_dir: StateDir = None, config_id: AnyConfigId = None, org_id: AnyOrgId = None) -> None:
+    """Remove a stored choice, and the identity that was kept with it; it is asked for again.
+
+    Programs that run now hold the choice in memory: they go on with it until they end.
+    """
+    store = SQLiteStore(state_dir)
+    found = _run(_find(store, config_id, org_id))
+    if len(found) > 1:
+        for stored in found:
+            _print(stored)
+        warn("Several choices are stored; say which one to forget with --config-id and --org-id. Nothing was removed.")
+        raise typer.Exit(2)
+    if not found:
+        _say_nothing_stored(store)
+        return
+    _run(_forget(store, found[0].key))
+    say(f'Forgotten: the choice "{found[0].preference.purposes}" of {found[0].key.organisation}, and its identity.')
+    say("Programs that run now hold it in memory, and go on with it until they end.")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except ConsentStoreError as error:
+        warn(str(error))
+        raise typer.Exit(1) from None
+
+
+async def _find(store: SQLiteStore, config_id: str | None, org_id: str | None) -> list[_Stored]:
+    async with aclosing(store):
+        keys = await _keys(store, config_id, org_id)
+        loaded = [(key, await store.load_preference(key)) for key in keys]
+    return [_Stored(key, preference) for key, preference in loaded if preference is not None]
+
+
+async def _forget(store: SQLiteStore, key: VisitorKey) -> None:
+    async with aclosing(store):
+        await store.forget(key)
+
+
+async def _keys(store: SQLiteStore, config_id: str | None, org_id: str | None) -> list[VisitorKey]:
+    if config_id is not None and org_id is not None:
+        return [VisitorKey(org_id, config_id)]
+    # The store judges the file first: it refuses a damaged or foreign one, and mends its mode.
+    await store.load_preference(VisitorKey(org_id or "", config_id or ""))
+    keys = await asyncio.to_thread(_list_keys, store.path)
+    return [key for key in keys if config_id in {None, key.datastream} and org_id in {None, key.organisation}]
+
+
+def _list_keys(path: Path) -> list[VisitorKey]:
+    """Read from the file itself whose choices it holds: the store answers for one visitor only."""
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT organisation, datastream, visitor FROM preference").fetchall()
+    except sqlite3.Error as error:
+        raise ConsentStoreError("load", str(path), f"{error}.") from None
+    return [VisitorKey(*row) for row in rows]
+
+
+def _say_nothing_stored(store: SQLiteStore) -> None:
+    say(f"No choice is stored in {store.path}.")
+
+
+def _print(stored: _Stored) -> None:
+    key, preference = stored
+    expired = "; it has expired, and counts as not made" if _has_expired(preference) else ""
+    say(f"organisation  {key.organisation}")
+    say(f"datastream    {key.datastream}")
+    if key.visitor:
+        say(f"visitor       {key.visitor}")
+    say(f"choice        {preference.purposes}{expired}", style="bold")
+    say(f"chosen        {_moment(preference.chosen_at)}, source {preference.source}")
+    say(f"expires       {_moment(preference.expires_at)}\n")
+
+
+def _as_object(stored: _Stored) -> dict[str, object]:
+    key, preference = stored
+    return {
+        "organisation": key.organisation,
+        "datastream": key.datastream,
+        "visitor": key.visitor,
+        "choice": preference.purposes,
+        "chosenAt": _moment(preference.chosen_at),
+        "source": preference.source,
+        "expiresAt": _moment(preference.expires_at),
+        "expired": _has_expired(preference),
+    }
+
+
+def _has_expired(preference: Preference) -> bool:
+    return preference.expires_at <= datetime.now(UTC).timestamp()
+
+
+def _moment(seconds: float) -> str:
+    """Write seconds since 1970 as ISO 8601."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} seconds after 1970"

@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["ConfigId", "OrgId", "StateDir"]
+
+CONFIG_ID_VARIABLES = ["ALLOY_CONFIG_ID", "ALLOY_DATASTREAM_ID"]
+ORG_ID_VARIABLES = ["ALLOY_IMS_ORG_ID", "ALLOY_ORG_ID"]
+
+ConfigId = Annotated[
+    str, typer.Option(envvar=CONFIG_ID_VARIABLES, help="Datastream that receives the events.")
+]
+OrgId = Annotated[
+    str, typer.Option(envvar=ORG_ID_VARIABLES, help="Organisation that owns the datastream, such as …@AdobeOrg.")
+]
+StateDir = Annotated[
+    Path | None, typer.Option(envvar="ALLOY_STATE_DIR", help="Folder in which the choice is kept.")
+]

@@ -1,0 +1,140 @@
+"""Breaks each promise on purpose, in a copy of the package, and shows that the state machine notices.
+
+Run it with ``nox -s mutants``, or ``python tests/model/mutants.py``. It ends with status 0 when every mutant is caught.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Mutant(NamedTuple):
+    """One promise, and the line that breaks it."""
+
+    promise: str
+    file: str
+    before: str
+    after: str
+
+
+MUTANTS = [
+    Mutant(
+        "1 no consent, no trace: an event that waits for consent is let through",
+        "_consent/_rules.py",
+        "Consent.PENDING: Verdict.PARK",
+        "Consent.PENDING: Verdict.PASS",
+    ),
+    Mutant(
+        "1 no consent, no trace: consent is not asked again right before the wire",
+        "_courier.py",
+        "        return all(command.verdict() is Verdict.PASS for command in batch)",
+        "        return True",
+    ),
+    Mutant(
+        "2 every command ends: what is on the wire at the end is forgotten",
+        "_courier.py",
+        "            in_slices(batch, self._close)\n            raise",
+        "            raise",
+    ),
+    Mutant(
+        "3 in order: a later event overtakes those that are being released",
+        "_consent/_opt_in.py",
+        "overtakes = decision is Verdict.PASS and (self._parked or self._settling)",
+        "overtakes = False",
+    ),
+    Mutant(
+        "3 in order: events that come back from the wire are put at the end",
+        "outbox/memory.py",
+        "            self._waiting.move_to_end(event, last=False)",
+        "            pass",
+    ),
+    Mutant(
+        "4 refusal reaches everywhere: a new yes revives what was refused",
+        "_consent/_rules.py",
+        "STARTS_EPOCH = frozenset({Occurrence.SAID_NONE, Occurrence.FORGOTTEN})",
+        "STARTS_EPOCH: frozenset[Occurrence] = frozenset()",
+    ),
+    Mutant(
+        "4 refusal reaches everywhere, at once: queued events are not recalled",
+        "_visitor.py",
+        "        self._courier.recall()\n        for future",
+        "        for future",
+    ),
+    Mutant(
+        "5 a choice is durable: yes releases before it is written",
+        "_preference.py",
+        "            self._gate.expect_all()",
+        '            self._gate.choose("all")',
+    ),
+    Mutant(
+        "5 a choice is durable: the future ends although nothing was written",
+        "_preference.py",
+        "                await self._store.save_preference(self._key, Preference(wish, now, now + self._max_age))",
+        "                pass",
+    ),
+    Mutant(
+        "6 nothing is lost in silence: an event that finds no room is not entered in the books",
+        "_ledger.py",
+        "        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1",
+        '        if outcome != "overflowed":\n            self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1',
+    ),
+    Mutant(
+        "7 bounded: parking has no bound",
+        "_consent/_opt_in.py",
+        "        if len(self._parked) >= self._max_parked:",
+        "        if False:",
+    ),
+    Mutant(
+        "8 one visitor is never another: two organisations share one key",
+        "_client.py",
+        "VisitorKey(settings.ims_org_id, settings.config_id)",
+        'VisitorKey("everybody", "everything")',
+    ),
+]
+
+
+def plant(mutant: Mutant, copy: Path) -> None:
+    """Write the mutant into a copy of the package."""
+    path = copy / "alloy_async" / mutant.file
+    text = path.read_text()
+    if text.count(mutant.before) != 1:
+        sys.exit(f"{mutant.file} has changed; bring this line up to date: {mutant.before.strip()}")
+    path.write_text(text.replace(mutant.before, mutant.after))
+
+
+def is_caught(mutant: Mutant) -> bool:
+    """Return whether the state machine fails on a package with the mutant."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copytree(ROOT / "alloy_async", copy / "alloy_async", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        plant(mutant, copy)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/model"]
+        environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "hunting"}
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
+    return run.returncode == 1  # 1: tests failed; anything else is trouble of another kind
+
+
+def main() -> int:
+    """Try every mutant and say what happened."""
+    caught = 0
+    for mutant in MUTANTS:
+        noticed = is_caught(mutant)
+        caught += noticed
+        sys.stdout.write(f"{'caught ' if noticed else 'ESCAPED'}  promise {mutant.promise}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{caught} of {len(MUTANTS)} mutants caught\n")
+    return 0 if caught == len(MUTANTS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
