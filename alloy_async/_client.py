@@ -555,26 +555,33 @@ class _Engine:
         look()
 
     async def stop(self, grace: float) -> None:
-        """End everything: first what is parked, then, after at most ``grace`` seconds, what is under way."""
+        """End everything: what is parked at once, what is under way after at most ``grace`` seconds."""
+        finishing = asyncio.get_running_loop().create_task(self._finish(), name="alloy-finish")
+        timer = self.clock.call_later(grace, finishing.cancel)
+        await asyncio.wait([finishing])
+        timer.cancel()
+        if self.starting is not None:
+            self.starting.cancel()
+        await self._close_gate()
+        await self.visitor.stop()
+        await self._courier.stop()
+        await self._release_resources()
+
+    async def _finish(self) -> None:
+        """Let what is under way come to its end: configure, choices, requests, writes to the store."""
         if self.starting is not None:
             await asyncio.wait([self.starting])
+        await self.visitor.keeper.finish()  # a yes that is being written still releases what waits for it
+        await self._close_gate()
+        flushed: CommandFuture[None] = CommandFuture(self._failures)
+        self.flush(flushed)
+        await flushed
+        await self.visitor.finish()
+
+    async def _close_gate(self) -> None:
         self.visitor.gate.close()
         while len(self.visitor.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
             await asyncio.sleep(0)
-        await self._flush_for(grace)
-        await self.visitor.stop()
-        await self._courier.stop()
-        while self._ledger.statistics().open:  # noqa: ASYNC110 - so do those that end what is left
-            await asyncio.sleep(0)
-        await self.visitor.keeper.aclose()
-        await self._release_resources()
-
-    async def _flush_for(self, grace: float) -> None:
-        done: CommandFuture[None] = CommandFuture(self._failures)
-        self.flush(done)
-        timer = self.clock.call_later(grace, lambda: done.resolve(None))
-        await done
-        timer.cancel()
 
     async def _release_resources(self) -> None:
         await self._edge.aclose()

@@ -30,6 +30,7 @@ class EventCommand:
         needs_answer: whether it goes to interact, alone.
         called_at: monotonic seconds of the call.
         epoch: the gate's epoch at the call.
+        order: its place among all commands, in the order of the calls.
         parked_at: monotonic seconds at which it was parked; 0 when it never was.
         queued_at: monotonic seconds at which it began to wait for the wire.
         stage: where it is; None once it has ended.
@@ -46,6 +47,7 @@ class EventCommand:
         "future",
         "names_person",
         "needs_answer",
+        "order",
         "parked_at",
         "queued_at",
         "stage",
@@ -73,6 +75,7 @@ class EventCommand:
         self.needs_answer = needs_answer
         self.called_at = called_at
         self.epoch = visitor.gate.epoch
+        self.order = 0
         self.parked_at = self.queued_at = 0.0
         self.stage: Stage | None = "new"
         self.future: CommandFuture[EventResult] = CommandFuture(visitor.failures, owner=self, loop=loop)
@@ -199,6 +202,7 @@ class GatedCall:
     """
 
     size = 0
+    order = 0
     parked_at = 0.0
 
     def __init__(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from copy import copy
-from itertools import islice, takewhile
+from itertools import groupby, islice, takewhile
 
 from ._clock import Cancellable, Clock
 from ._commands import EventCommand
 from ._consent._rules import Verdict
 from ._ledger import Ledger
-from ._slices import SLICE, in_slices
+from ._slices import SLICE, in_slices, slice_by_slice
 from .edge.client import EdgeClient
 from .edge.protocol import Reply, cut, failing_event, result_for, was_ignored
 from .edge.transport import Withdrawn
@@ -52,6 +52,7 @@ class Courier:
         self._look: asyncio.Handle | None = None
         self._lingering: Cancellable | None = None
         self._in_a_hurry = False
+        self._taken_back = 0
         self._closed = False
 
     def full(self, command: EventCommand) -> OutboxFull | None:
@@ -100,7 +101,7 @@ class Courier:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        in_slices(list(self._outbox.waiting()), self._close)
+        await slice_by_slice(list(self._outbox.waiting()), self._close)
         if self._lingering is not None:
             self._lingering.cancel()
 
@@ -129,7 +130,8 @@ class Courier:
         commands = list(islice(barred, SLICE))
         for command in commands:
             self._outbox.remove(command)
-            command.visitor.gate.admit(command)
+        for visitor, theirs in groupby(commands, key=lambda command: command.visitor):
+            visitor.gate.readmit(theirs)
         return len(commands)
 
     def _next_batch(self) -> list[EventCommand]:
@@ -163,7 +165,7 @@ class Courier:
             self._outbox.remove(command)
         for command in batch:
             command.send(len(batch))
-        task = asyncio.get_running_loop().create_task(self._carry(batch), name="alloy-request")
+        task = asyncio.get_running_loop().create_task(self._carry(batch, self._taken_back), name="alloy-request")
         self._under_way[task] = batch
         task.add_done_callback(self._arrived)
 
@@ -171,26 +173,34 @@ class Courier:
         del self._under_way[task]
         self._wake()
 
-    async def _carry(self, batch: list[EventCommand]) -> None:
+    async def _carry(self, batch: list[EventCommand], taken_back: int) -> None:
         """Make the exchange, and settle every event of the batch, whatever happens."""
         try:
-            self._deliver(batch, await self._exchange(batch))
+            self._deliver(batch, await self._exchange(batch, taken_back))
         except Withdrawn:
             self._take_back(batch)
         except AlloyError as error:
             self._fail(batch, error)
         except asyncio.CancelledError:
-            in_slices(batch, self._close)
+            for command in batch:
+                self._close(command)
             raise
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a future pending
             self._fail(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
 
-    async def _exchange(self, batch: list[EventCommand]) -> Reply:
-        """Make one attempt. Further attempts belong here, around the two calls: each asks for consent again."""
+    async def _exchange(self, batch: list[EventCommand], taken_back: int) -> Reply:
+        """Make one attempt. Further attempts belong here, around the two calls: each asks for consent again.
+
+        Args:
+            batch: the events.
+            taken_back: how many batches had turned round when this one was put together.
+        """
         head = batch[0]
         hint = head.visitor.identity.hint(self._clock.monotonic())
 
         def may_start() -> bool:
+            if taken_back != self._taken_back:
+                return False  # an earlier request turned round before it was written; this one must not overtake it
             return all(command.verdict() is Verdict.PASS for command in batch)
 
         if head.needs_answer:
@@ -221,6 +231,7 @@ class Courier:
 
     def _take_back(self, batch: list[EventCommand]) -> None:
         """Put events back to the front; those that were refused meanwhile end there."""
+        self._taken_back += 1
         for command in batch:
             command.queue()
         self._outbox.give_back([command for command in batch if command.stage is not None])

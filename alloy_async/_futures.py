@@ -95,7 +95,8 @@ class CommandFuture(asyncio.Future[T]):
         owner: Owner | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(loop=loop)
+        # Asked for here: a bare Future would take a loop that does not run, where Python still makes one.
+        super().__init__(loop=loop or asyncio.get_running_loop())
         self._failures = failures
         self._owner = owner
 
@@ -126,7 +127,7 @@ class CommandFuture(asyncio.Future[T]):
 
     def __del__(self) -> None:
         # asyncio keeps in this flag whether a failure was looked at; it is what its own finaliser reads.
-        if not self._log_traceback:
+        if not hasattr(self, "_failures") or not self._log_traceback:
             return
         error = self.exception()  # looking at it clears the flag
         if isinstance(error, AlloyError):

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
+from functools import cache
 from math import isfinite
 from typing import Any
 from uuid import UUID
@@ -89,6 +90,13 @@ def encode(value: object) -> bytes:
     Raises:
         Unfit: a text holds half of a surrogate pair, which UTF-8 cannot hold; its path says where.
     """
+    fast = _fast_encoder()
+    if fast is not None:
+        try:
+            # Copied: orjson's own result may hold on to a buffer of several kilobytes as long as the event waits.
+            return bytes(memoryview(fast(value)))
+        except TypeError:
+            pass  # a number beyond 64 bits, very deep nesting, half of a surrogate pair: left to the standard library
     try:
         return _ENCODER(value).encode()
     except UnicodeEncodeError:
@@ -118,6 +126,16 @@ def decode(body: bytes | str) -> Any:
 _ENCODER: Callable[[object], str] = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 ).encode
+
+
+@cache
+def _fast_encoder() -> Callable[[object], bytes] | None:
+    """Return orjson's encoder where the extra ``fast`` is installed; looked for at the first event, not at import."""
+    try:
+        import orjson  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return orjson.dumps
 
 
 def _snapshot(value: object, depth: int) -> Any:

@@ -92,18 +92,24 @@ class PreferenceKeeper:
         self._waiting.append(future)
         self._ticket += 1
         self._wish, self._unsaved = wish, None
+        self._call_off_retry()
         self._narrow(wish)
         self._start()
         return future
 
-    async def aclose(self) -> None:
+    async def finish(self) -> None:
         """Finish what is being written, and try once more what could not be written."""
         self._try_again()
         while self._task is not None:
             await asyncio.wait([self._task])
-        if self._retry is not None:
-            self._retry.cancel()
-        if self._unsaved is not None:
+
+    async def stop(self) -> None:
+        """Stop writing; say so when a refusal is not written."""
+        self._call_off_retry()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if "none" in {self._unsaved, self._wish}:
             self._logger.error("a refusal could not be saved before closing; it must be asked for again")
         for future in self._waiting:
             future.reject(AlloyClosed("opt_in"))
@@ -119,12 +125,15 @@ class PreferenceKeeper:
             self._gate.expect_all()
 
     def _try_again(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._call_off_retry()
         if self._unsaved is not None and self._wish is None:
             self._wish, self._unsaved = self._unsaved, None
             self._start()
+
+    def _call_off_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def _start(self) -> None:
         if self._task is None:

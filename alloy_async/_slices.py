@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["SLICE", "in_slices"]
+__all__ = ["SLICE", "in_slices", "slice_by_slice"]
 
 T = TypeVar("T")
 
@@ -20,6 +20,13 @@ def in_slices(items: Iterable[T], settle: Callable[[T], object]) -> None:
     rest = iter(items)
     if _settle_slice(rest, settle) == SLICE:
         asyncio.get_running_loop().call_soon(in_slices, rest, settle)
+
+
+async def slice_by_slice(items: Iterable[T], settle: Callable[[T], object]) -> None:
+    """Call ``settle`` for each item, and return when it has been called for all."""
+    rest = iter(items)
+    while _settle_slice(rest, settle) == SLICE:
+        await asyncio.sleep(0)
 
 
 def _settle_slice(rest: Iterator[T], settle: Callable[[T], object]) -> int:

@@ -19,7 +19,7 @@ from ._futures import CommandFuture, FailureLog
 from ._json import Unfit, decode
 from ._ledger import Ledger
 from ._preference import PreferenceKeeper, Wish
-from ._slices import SLICE, in_slices
+from ._slices import SLICE, in_slices, slice_by_slice
 from .edge.protocol import Reply, event_room
 from .edge.transport import Withdrawn
 from .errors import (
@@ -98,6 +98,7 @@ class Visitor:
         self._filter = settings.on_before_event_send
         self._event_room = event_room(settings.max_body_bytes)
         self._departing: deque[EventCommand] = deque()
+        self._leaving: EventCommand | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._departure: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
@@ -114,7 +115,7 @@ class Visitor:
         return future
 
     def _recall(self) -> None:
-        in_slices(list(self._departing), self._end_if_refused)
+        in_slices(self.open_commands(), self._end_if_refused)
         self._courier.recall()
         for future in self._take_ecid_wanted():
             future.reject(ConsentDeclined("get_ecid"))
@@ -132,8 +133,8 @@ class Visitor:
             command.fail(full)
             return
         command.queue()
-        if self._departing or self._departure or self._filter or self.identity.fpid is None:
-            self._departing.append(command)
+        if self._departure or self._filter or self.identity.fpid is None:
+            self._line_up(command)
             self._start_departure()
         else:
             self._hand_over(command)
@@ -147,7 +148,13 @@ class Visitor:
 
     def open_commands(self) -> list[EventCommand]:
         """Return the events between the gate and the courier."""
-        return [command for command in self._departing if command.stage is not None]
+        commands = [self._leaving, *self._departing]
+        return [command for command in commands if command is not None and command.stage is not None]
+
+    def _line_up(self, command: EventCommand) -> None:
+        self._departing.append(command)
+        if len(self._departing) > 1 and self._departing[-2].order > command.order:  # it comes a second time
+            self._departing = deque(sorted(self._departing, key=lambda waiting: waiting.order))
 
     def _start_departure(self) -> None:
         if self._departure is None:
@@ -159,9 +166,9 @@ class Visitor:
             await self._ensure_identity()
             count = 0
             while self._departing:
-                command = self._departing[0]
-                await self._depart_one(command)
-                self._departing.popleft()
+                self._leaving = self._departing.popleft()
+                await self._depart_one(self._leaving)
+                self._leaving = None
                 count += 1
                 if count % SLICE == 0:
                     await asyncio.sleep(0)
@@ -184,7 +191,7 @@ class Visitor:
             return False
         if command.verdict() is Verdict.PASS:
             return True
-        self.gate.admit(command)
+        self.gate.readmit([command])
         return False
 
     def _hand_over(self, command: EventCommand) -> None:
@@ -266,8 +273,8 @@ class Visitor:
 
         Kept first, because an FPID that was sent and then lost would give the visitor a second identity.
         """
-        if self.identity.fpid is not None:
-            return
+        if self.identity.fpid is not None or not self.gate.is_opted_in:
+            return  # consent may have gone since the task was made that asks for it
         epoch = self.gate.epoch
         stored = await self._load_identity()
         if self.gate.verdict(epoch) is not Verdict.PASS:
@@ -335,15 +342,23 @@ class Visitor:
 
     # The end
 
-    async def stop(self) -> None:
-        """End everything between the gate and the courier with ``AlloyClosed``; finish keeping what is known."""
-        for task in [task for task in (self._departure, self._acquiring) if task is not None]:
-            task.cancel()
-        if self._tasks:
+    async def finish(self) -> None:
+        """Let what is being read and written come to its end."""
+        while self._tasks:
             await asyncio.wait(self._tasks)
-        in_slices(list(self._departing), lambda command: command.fail(AlloyClosed(command.name)))
+        await self.keeper.finish()
+
+    async def stop(self) -> None:
+        """End everything between the gate and the courier with ``AlloyClosed``, and stop reading and writing."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await slice_by_slice(self.open_commands(), lambda command: command.fail(AlloyClosed(command.name)))
         for future in self._take_ecid_wanted():
             future.reject(AlloyClosed("get_ecid"))
+        await self.keeper.stop()
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)

@@ -129,7 +129,7 @@ class ConsentDeclined(AlloyError):
     def __init__(self, command: str, by: DeclinedBy = "visitor") -> None:
         super().__init__(command, by)
         self.command = command
-        self.by = by
+        self.by: DeclinedBy = by
 
     def __str__(self) -> str:
         if self.by == "edge":

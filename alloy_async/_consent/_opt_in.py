@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,12 +20,15 @@ __all__ = ["OptInState", "OptInStatistics", "Parkable"]
 
 _NEVER = float("inf")
 
+_CALLS = itertools.count(1)  # one for all gates, so that commands of several visitors have an order among themselves
+
 
 class Parkable(Protocol):
     """A command as the gate sees it: a record that can wait."""
 
     name: str
     epoch: int
+    order: int
     parked_at: float
 
     @property
@@ -196,11 +200,8 @@ class OptInState:
         return verdict(self._current(), current=epoch == self._epoch)
 
     def admit(self, command: Parkable) -> None:
-        """Let a command through, refuse it, or park it behind those that came before.
-
-        Its epoch is the gate's at its call, and stays: one that comes back from further down, because consent has
-        expired, is still refused when there was a refusal in between.
-        """
+        """Let a new command through, refuse it, or park it behind those that came before."""
+        command.order = next(_CALLS)
         if self._closed_with is not None:
             command.fail(self._closed_with(command.name))
             return
@@ -210,6 +211,19 @@ class OptInState:
             self._park(command)
         else:
             self._settle(command, decision)
+
+    def readmit(self, commands: Iterable[Parkable]) -> None:
+        """Take back commands that were let through and not sent, because consent has expired in between.
+
+        They keep their place before those that were called later, and their epoch: after a refusal they are refused.
+        They have been accepted, so no bound turns them away.
+        """
+        oldest = next(iter(self._parked), None)
+        for command in commands:
+            command.parked_at = self._clock.monotonic() if oldest is None else oldest.parked_at
+            self._hold(command)
+        self._parked = OrderedDict(sorted(self._parked.items(), key=lambda item: item[0].order))
+        self._settle_parked()
 
     def leave(self, command: Parkable) -> None:
         """Forget a parked command whose caller went away."""
@@ -301,6 +315,9 @@ class OptInState:
             command.fail(full)
             return
         command.parked_at = self._clock.monotonic()
+        self._hold(command)
+
+    def _hold(self, command: Parkable) -> None:
         self._parked[command] = None
         self._bytes += command.size
         if self._expiry is None:
@@ -347,6 +364,7 @@ class _Waiter:
 
     name = "wait"
     size = 0
+    order = 0
     parked_at = 0.0
 
     def __init__(self, state: OptInState, failures: FailureLog, loop: asyncio.AbstractEventLoop) -> None:

@@ -34,7 +34,8 @@ def _show_version(value: bool) -> None:  # noqa: FBT001 - how typer calls it
 def _program(
     *,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Literal, TypeAlias
 
 from ..stores import Preference, SQLiteStore, VisitorKey
@@ -13,7 +13,7 @@ __all__ = ["Choice", "CommandLineStore", "Plan", "Wish", "make_plan"]
 Choice: TypeAlias = Literal["all", "none"]
 
 
-class Wish(str, Enum):
+class Wish(StrEnum):
     """What ``--opt-in`` says."""
 
     ALL = "all"

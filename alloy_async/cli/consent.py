@@ -23,10 +23,12 @@ T = TypeVar("T")
 app = typer.Typer(help="Look at a stored choice, or forget it.", no_args_is_help=True)
 
 AnyConfigId = Annotated[
-    str | None, typer.Option("--config-id", envvar=CONFIG_ID_VARIABLES, help="Only the choice for this datastream.")
+    str | None,
+    typer.Option("--config-id", envvar=CONFIG_ID_VARIABLES, help="Only the choice for this datastream."),
 ]
 AnyOrgId = Annotated[
-    str | None, typer.Option("--org-id", envvar=ORG_ID_VARIABLES, help="Only the choice for this organisation.")
+    str | None,
+    typer.Option("--org-id", envvar=ORG_ID_VARIABLES, help="Only the choice for this organisation."),
 ]
 
 
@@ -41,7 +43,9 @@ def show(
     state_dir: StateDir = None,
     config_id: AnyConfigId = None,
     org_id: AnyOrgId = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array, empty when nothing is stored.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON array, empty when nothing is stored.")
+    ] = False,
 ) -> None:
     """Show which choices are stored: what was chosen, when, by whom, for what, and until when it holds.
 
@@ -52,8 +56,7 @@ def show(
     if as_json:
         typer.echo(json.dumps([_as_object(stored) for stored in found]))
         return
-    for stored in found:
-        _print(stored)
+    _print(found)
     if not found:
         _say_nothing_stored(store)
 
@@ -67,15 +70,18 @@ def forget(*, state_dir: StateDir = None, config_id: AnyConfigId = None, org_id:
     store = SQLiteStore(state_dir)
     found = _run(_find(store, config_id, org_id))
     if len(found) > 1:
-        for stored in found:
-            _print(stored)
-        warn("Several choices are stored; say which one to forget with --config-id and --org-id. Nothing was removed.")
+        _print(found)
+        warn(
+            "Several choices are stored; say which one to forget with --config-id and --org-id. Nothing was removed."
+        )
         raise typer.Exit(2)
     if not found:
         _say_nothing_stored(store)
         return
     _run(_forget(store, found[0].key))
-    say(f'Forgotten: the choice "{found[0].preference.purposes}" of {found[0].key.organisation}, and its identity.')
+    say(
+        f'Forgotten: the choice "{found[0].preference.purposes}" of {found[0].key.organisation}, and its identity.'
+    )
     say("Programs that run now hold it in memory, and go on with it until they end.")
 
 
@@ -124,16 +130,18 @@ def _say_nothing_stored(store: SQLiteStore) -> None:
     say(f"No choice is stored in {store.path}.")
 
 
-def _print(stored: _Stored) -> None:
-    key, preference = stored
-    expired = "; it has expired, and counts as not made" if _has_expired(preference) else ""
-    say(f"organisation  {key.organisation}")
-    say(f"datastream    {key.datastream}")
-    if key.visitor:
-        say(f"visitor       {key.visitor}")
-    say(f"choice        {preference.purposes}{expired}", style="bold")
-    say(f"chosen        {_moment(preference.chosen_at)}, source {preference.source}")
-    say(f"expires       {_moment(preference.expires_at)}\n")
+def _print(found: list[_Stored]) -> None:
+    for place, (key, preference) in enumerate(found):
+        if place:
+            say("")
+        expired = "; it has expired, and counts as not made" if _has_expired(preference) else ""
+        say(f"organisation  {key.organisation}")
+        say(f"datastream    {key.datastream}")
+        if key.visitor:
+            say(f"visitor       {key.visitor}")
+        say(f"choice        {preference.purposes}{expired}", style="bold")
+        say(f"chosen        {_moment(preference.chosen_at)}, source {preference.source}")
+        say(f"expires       {_moment(preference.expires_at)}")
 
 
 def _as_object(stored: _Stored) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
-from .. import Alloy, AlloyClosed, AlloyError, ConsentDeclined, EventResult, Settings
+from .. import Alloy, AlloyClosed, ConsentDeclined, EventResult, Settings
 from ..hooks import Parked
 from .lines import BadLine, Line, read_object
 
@@ -61,7 +61,12 @@ class Delivery:
     """
 
     def __init__(
-        self, alloy: Alloy, settings: Settings, *, obtain: Callable[[int], Awaitable[Choice]], observer: Observer
+        self,
+        alloy: Alloy,
+        settings: Settings,
+        *,
+        obtain: Callable[[int], Awaitable[Choice]],
+        observer: Observer,
     ) -> None:
         self.lines = 0
         self.stopped = 0
@@ -121,7 +126,8 @@ class Delivery:
     async def settle(self) -> None:
         """Hear of every end that is left, after the instance was closed."""
         while self._open:
-            await asyncio.sleep(0)
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _take(self, lines: AsyncIterator[Line]) -> None:
         async for line in lines:
@@ -176,9 +182,7 @@ class Delivery:
 
     def _has_room(self) -> bool:
         if not self._is_pending():
-            return not self._open or (
-                self._open < self._max_open and self._open_bytes < self._max_open_bytes
-            )
+            return not self._open or (self._open < self._max_open and self._open_bytes < self._max_open_bytes)
         parked = self._alloy.statistics().parked
         if not parked:
             self._parked_bytes = 0

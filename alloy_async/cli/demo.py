@@ -30,7 +30,9 @@ DATASTREAM = "3a1f0c52-8f0e-4d7b-9d53-5d0f8a6f2b10"
 
 def demo(
     *,
-    ask: Annotated[bool, typer.Option("--ask", help="Ask you, instead of saying all and then none itself.")] = False,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask you, instead of saying all and then none itself.")
+    ] = False,
 ) -> None:
     """Show the consent gate at work, against a development edge inside this process.
 
@@ -67,7 +69,7 @@ def _demo(*, ask: bool) -> bool:
 
 
 def _saying(choice: Choice) -> Decide:
-    async def decide(events: int) -> Choice:
+    async def decide(_: int) -> Choice:
         return choice
 
     return decide
@@ -119,7 +121,9 @@ class _Showing:
 
     def _park(self) -> list[asyncio.Future[Any]]:
         parked = [self._alloy.event(xdm=event) for event in sample_events()]
-        say(f"{self._alloy.statistics().parked} sample events are parked: they wait for the visitor's choice.")
+        say(
+            f"{self._alloy.statistics().parked} sample events are parked: they wait for the visitor's choice."
+        )
         return parked
 
     async def _choose(self, choice: Choice, parked: Sequence[asyncio.Future[Any]]) -> None:

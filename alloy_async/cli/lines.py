@@ -20,7 +20,7 @@ MAX_LINE = 1_048_576
 _BOM = b"\xef\xbb\xbf"
 
 
-class BadLine(Exception):  # noqa: N818 - a finding about somebody's file
+class BadLine(Exception):
     """A line that holds no event; its text says why, and shows nothing of the line."""
 
 
@@ -55,7 +55,9 @@ class LineCutter:
         """Return the lines that end in this chunk."""
         *whole, rest = chunk.split(b"\n")
         lines = [self._line(piece) for piece in whole]
-        self._rest = (self._rest + rest)[: MAX_LINE + 1]  # more of a line that is too long is not worth keeping
+        self._rest = (self._rest + rest)[
+            : MAX_LINE + 1
+        ]  # more of a line that is too long is not worth keeping
         return lines
 
     def end(self) -> list[Line]:

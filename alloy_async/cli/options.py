@@ -14,7 +14,8 @@ ConfigId = Annotated[
     str, typer.Option(envvar=CONFIG_ID_VARIABLES, help="Datastream that receives the events.")
 ]
 OrgId = Annotated[
-    str, typer.Option(envvar=ORG_ID_VARIABLES, help="Organisation that owns the datastream, such as …@AdobeOrg.")
+    str,
+    typer.Option(envvar=ORG_ID_VARIABLES, help="Organisation that owns the datastream, such as …@AdobeOrg."),
 ]
 StateDir = Annotated[
     Path | None, typer.Option(envvar="ALLOY_STATE_DIR", help="Folder in which the choice is kept.")

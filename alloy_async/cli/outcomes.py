@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from .. import Statistics
@@ -34,7 +41,11 @@ def adds_up(books: Statistics) -> bool:
 
 
 def outcome_table(
-    title: str, books: Statistics, *, before: dict[str, int] | None = None, after: dict[str, int] | None = None
+    title: str,
+    books: Statistics,
+    *,
+    before: dict[str, int] | None = None,
+    after: dict[str, int] | None = None,
 ) -> Table:
     """Return one table of what became of the events.
 
@@ -67,7 +78,7 @@ def sentence(lines: int, books: Statistics) -> str:
     counts = {"delivered": books.delivered, "unusable": lines - books.accepted}
     counts |= {name: count for name, count in _columns(books).items() if name != "delivered"}
     parts = [f"{count} {name}" for name, count in counts.items() if count or name == "delivered"]
-    return f"{lines} lines: {', '.join(parts)}"
+    return f"{lines} {'line' if lines == 1 else 'lines'}: {', '.join(parts)}"
 
 
 def as_object(lines: int, books: Statistics) -> dict[str, int]:

@@ -146,7 +146,7 @@ def _size(source: FileIO) -> int | None:
 def _remarks(summary: Summary) -> list[str]:
     remarks = []
     if summary.interrupted:
-        remarks.append("Interrupted; lines after the last one that was read were not looked at.")
+        remarks.append("Lines that were not read before the interruption are not counted.")
     if summary.stopped:
         remarks.append(
             f"{summary.stopped} lines were left over, the first is line {summary.first_stopped}; "

@@ -16,7 +16,7 @@ from .terminal import warn
 __all__ = ["send"]
 
 
-def send(  # noqa: PLR0913 - the options of a command
+def send(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="JSON lines in UTF-8; - is standard input.")],
     *,
     config_id: ConfigId,
@@ -31,7 +31,9 @@ def send(  # noqa: PLR0913 - the options of a command
     change_choice: Annotated[
         bool, typer.Option("--change-choice", help="Replace a stored choice, a refusal included.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON lines for machines, see above.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write JSON lines for machines, see above.")
+    ] = False,
     grace: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds to finish what is under way after Ctrl-C.")
     ] = 5.0,

@@ -26,7 +26,7 @@ _NOBODY = "There is no terminal to ask at; say the visitor's choice with --opt-i
 _SAID: dict[Wish, Choice] = {Wish.ALL: "all", Wish.NONE: "none"}
 
 
-class CannotRun(Exception):  # noqa: N818 - it ends the command, with a sentence
+class CannotRun(Exception):
     """The command ends without a summary.
 
     Attributes:
@@ -95,7 +95,7 @@ class Sending:
         return None if stored is None or stored.expires_at <= time.time() else stored
 
     def _plan(self, stored: Preference | None) -> Plan:
-        plan = make_plan(stored and stored.purposes, self._wish, change=self._change)
+        plan = make_plan(stored.purposes if stored else None, self._wish, change=self._change)
         if plan is Plan.CONFLICT:
             raise CannotRun(
                 'The stored choice is "none"; nothing was sent. If the visitor has changed their mind, '
@@ -125,6 +125,8 @@ class Sending:
         async with self._alloy:
             await asyncio.wait({task})
             self._report.pause()
+            if interruption.signal is not None:
+                warn(f"Interrupted; what is under way gets at most {grace:g} s. Ctrl-C again ends it at once.")
             books = await self._alloy.aclose(grace)
             await self._delivery.settle()
         problem = None if task.cancelled() else task.exception()

@@ -16,11 +16,18 @@ __all__ = ["serve"]
 
 def serve(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")] = 8080,
-    host: Annotated[str, typer.Option(help="Address to listen at. It is a tool for a desk: keep to loopback.")] = "127.0.0.1",
-    sqlite: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the events in this SQLite file too.")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")
+    ] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. It is a tool for a desk: keep to loopback.")
+    ] = "127.0.0.1",
+    sqlite: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the events in this SQLite file too.")
+    ] = None,
     config_id: Annotated[
-        list[str] | None, typer.Option(help="A datastream that is known; may be repeated. Without it any is taken.")
+        list[str] | None,
+        typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
     ] = None,
     org_id: Annotated[str | None, typer.Option(help="Organisation that the edge belongs to.")] = None,
 ) -> None:
@@ -41,7 +48,9 @@ def serve(
     try:
         run(create_app(edge), host, port, announce=lambda line: _announce(line, example))
     except OSError as error:
-        warn(f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host.")
+        warn(
+            f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
+        )
         raise typer.Exit(1) from None
     finally:
         edge.close()
@@ -53,7 +62,9 @@ def _announce(line: str, example: str) -> None:
     insecure = "" if _is_loopback(address) else " --allow-insecure"
     say(f"Send to it: alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}")
     if insecure:
-        warn("Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away.")
+        warn(
+            "Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away."
+        )
     say("Ctrl-C stops it.")
 
 

@@ -15,11 +15,11 @@ __all__ = ["NoAnswer", "NoTerminal", "Terminal", "printable", "say", "warn"]
 _ANSWERS: dict[str, Literal["all", "none"]] = {"y": "all", "yes": "all", "n": "none", "no": "none"}
 
 
-class NoTerminal(Exception):  # noqa: N818 - a fact about where the program runs
+class NoTerminal(Exception):
     """There is nobody to ask."""
 
 
-class NoAnswer(Exception):  # noqa: N818 - a person's good right
+class NoAnswer(Exception):
     """The person ended the input instead of answering."""
 
 
@@ -87,4 +87,3 @@ def _open_own_terminal() -> int:
         return os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0))
     except OSError:
         raise NoTerminal from None
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["MemoryOutbox", "Queued"]
@@ -13,6 +14,7 @@ class Queued(Protocol):
     """An event as the outbox sees it."""
 
     body: bytes
+    order: int
 
 
 E = TypeVar("E", bound=Queued)
@@ -25,12 +27,19 @@ class MemoryOutbox(Generic[E]):
         self._waiting: OrderedDict[E, None] = OrderedDict()
 
     def put(self, event: E) -> None:
-        """Add an event at the end."""
-        self._waiting[event] = None
+        """Add an event: at the end, or in its place when it comes a second time."""
+        last = next(reversed(self._waiting), None)
+        if last is None or last.order < event.order:
+            self._waiting[event] = None
+        else:
+            self.give_back([event])
 
-    def give_back(self, events: Iterable[E]) -> None:
-        """Put events back to the front, in their order; they were taken and not sent."""
-        for event in reversed(list(events)):
+    def give_back(self, events: list[E]) -> None:
+        """Put events back that were taken and not sent, each in its place by order."""
+        last = max((event.order for event in events), default=0)
+        older = takewhile(lambda event: event.order < last, self._waiting)
+        front = sorted({*older, *events}, key=lambda event: event.order)
+        for event in reversed(front):
             self._waiting[event] = None
             self._waiting.move_to_end(event, last=False)
 

@@ -6,6 +6,8 @@ import heapq
 import itertools
 from collections.abc import Callable
 
+from .._clock import Cancellable
+
 __all__ = ["CountingIds", "ManualClock"]
 
 
@@ -43,7 +45,7 @@ class ManualClock:
         """Return seconds since the clock was made."""
         return self._elapsed
 
-    def call_later(self, delay: float, callback: Callable[[], object]) -> _Arranged:
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Cancellable:
         """Arrange a call for when the clock has been advanced by ``delay`` seconds."""
         arranged = _Arranged(self._elapsed + delay, next(self._order), callback)
         heapq.heappush(self._arranged, arranged)

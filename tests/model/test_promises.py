@@ -28,6 +28,10 @@ from alloy_async.testing import CountingIds, ManualClock
 
 ENOUGH_TURNS = 60
 
+USUAL_SLICE = _slices.SLICE
+
+BURST = ["event", "event", "event", "ask", "all", "all", "none", "turn", "turn", "turn", "consent expires"]
+
 people = st.sampled_from(["one@AdobeOrg", "two@AdobeOrg"])
 words = st.sampled_from(["all", "ALL", "none", "None", "yes", " all ", "", None, 1, True])
 
@@ -47,6 +51,10 @@ class Promises(RuleBasedStateMachine):
         self.choices: list[tuple[str, str, asyncio.Future]] = []
         self.said: dict[str, set[str]] = {name: set() for name in self.world.people}
         self.accepted = dict.fromkeys(self.world.people, 0)
+
+    def cut_slices(self, size: int) -> None:
+        for module in (_slices, _opt_in, _courier, _visitor):
+            module.SLICE = size
 
     def run(self, coroutine):
         return self.runner.run(coroutine)
@@ -79,8 +87,7 @@ class Promises(RuleBasedStateMachine):
     @initialize(size=st.sampled_from([2, 500]))
     def begin(self, size) -> None:
         self.slice = size  # 2: long work is cut into slices even here, so that everything else happens in between
-        for module in (_slices, _opt_in, _courier, _visitor):
-            module.SLICE = size
+        self.cut_slices(size)
         for name in self.world.people:
             self.run(self.open_instance(name))
 
@@ -153,6 +160,21 @@ class Promises(RuleBasedStateMachine):
         before = self.alloys[name].statistics().cancelled
         call.future.cancel()
         call.cancelled = self.alloys[name].statistics().cancelled > before  # the books say: it will not be sent
+
+    @rule(name=people, steps=st.lists(st.sampled_from(BURST), min_size=3, max_size=16))
+    def much_happens_within_a_few_turns(self, name, steps):
+        self.run(self._burst(name, steps))
+
+    async def _burst(self, name, steps):
+        for step in steps:
+            if step == "turn":
+                await asyncio.sleep(0)
+            elif step in {"event", "ask"}:
+                await self._event(name, step == "ask")
+            elif step in {"all", "none"}:
+                await self._opt_in(name, step, wait=False)
+            else:
+                self.clock.advance(MAX_AGE + 1)
 
     # What the world does
 
@@ -313,8 +335,9 @@ class Promises(RuleBasedStateMachine):
     def teardown(self):
         for name in list(self.alloys):
             self.run(self.close(name))
-        self.nothing_forbidden_happened()
+        self.cut_slices(USUAL_SLICE)
         self.runner.close()
+        self.nothing_forbidden_happened()
 
 
 Promises.TestCase.settings = settings(stateful_step_count=40)

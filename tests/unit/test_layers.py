@@ -1,0 +1,199 @@
+"""The layers: what each module may import. The table is the one of docs/explanation/layers.md."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import alloy_async
+
+PACKAGE = Path(alloy_async.__file__).parent
+FRONT = "alloy_async"
+
+WORDS = ["errors", "_clock", "_version", "_json", "_slices", "settings", "_futures"]
+RULES = ["_consent._rules", "_event", "_ledger", "_spellings", "hooks", "identity"]
+BORDERS = ["edge", "edge.protocol", "edge.transport", "outbox", "outbox.memory", "stores.base"]
+ROOMS = [
+    "_consent",
+    "_consent._opt_in",
+    "_database",
+    "edge._httpx",
+    "stores",
+    "stores.memory",
+    "stores.sqlite",
+]
+ENGINE = ["edge.client", "_commands", "_courier", "_preference", "_visitor"]
+FACE = ["_client", FRONT]
+ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE]
+
+IN_ORDER = (WORDS, ENGINE, FACE)
+"""Rows in which a module may import those that stand before it. In the others neighbours do not know one another."""
+
+NEIGHBOURS = {
+    ("edge.protocol", "edge.transport"),  # the protocol of its own row
+    ("stores.sqlite", "_database"),  # one room in two modules: what is kept, and how a file is used
+}
+
+DOORS = ["__main__", "cli", "devserver", "samples", "testing"]
+"""Packages and modules that use the library as anybody does."""
+
+HOMES = {
+    "httpx": ("edge._httpx",),
+    "orjson": ("_json",),
+    "pydantic": ("settings",),
+    "platformdirs": ("stores.sqlite",),
+    "starlette": ("devserver",),
+    "uvicorn": ("devserver",),
+    "typer": ("cli",),
+    "rich": ("cli",),
+}
+"""Libraries, and the only modules or packages that import them."""
+
+
+class Import(NamedTuple):
+    """One import: who, of which module, which names (none for a plain ``import``)."""
+
+    importer: str
+    module: str
+    names: tuple[str, ...]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name below it; the package itself by its own name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        found[".".join(parts) or FRONT] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports() -> Iterator[Import]:
+    for name, path in MODULES.items():
+        for node in runtime_nodes(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (Import(name, alias.name, ()) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield from expand(name, path, node)
+
+
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk a tree, but not into ``if TYPE_CHECKING:``."""
+    for child in ast.iter_child_nodes(node):
+        if (
+            isinstance(child, ast.If)
+            and isinstance(child.test, ast.Name)
+            and child.test.id == "TYPE_CHECKING"
+        ):
+            continue
+        yield child
+        yield from runtime_nodes(child)
+
+
+def expand(name: str, path: Path, node: ast.ImportFrom) -> Iterator[Import]:
+    """Name the module in full; ``from . import x`` means the module x where there is one."""
+    if not node.level:
+        yield Import(name, node.module or "", tuple(alias.name for alias in node.names))
+        return
+    here = [] if name == FRONT else name.split(".")
+    package = here if path.name == "__init__.py" else here[:-1]
+    base = package[: len(package) - node.level + 1]
+    target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+    for alias in node.names:
+        inner = f"{target}.{alias.name}".strip(".")
+        if inner in MODULES:
+            yield Import(name, f"alloy_async.{inner}", ())
+        else:
+            yield Import(name, f"alloy_async.{target}".rstrip("."), (alias.name,))
+
+
+def own(imported: Import) -> str | None:
+    """Return which of our modules is imported, or None."""
+    if imported.module == FRONT:
+        return FRONT
+    return imported.module.removeprefix(f"{FRONT}.") if imported.module.startswith(f"{FRONT}.") else None
+
+
+def door(module: str) -> str | None:
+    first = module.split(".", maxsplit=1)[0]
+    return first if first in DOORS else None
+
+
+def row(module: str) -> int:
+    return next(index for index, modules in enumerate(ROWS) if module in modules)
+
+
+def allowed(importer: str, target: str) -> bool:
+    if door(target) is not None:
+        return False
+    mine, theirs = row(importer), row(target)
+    if mine != theirs:
+        return theirs < mine
+    modules = ROWS[mine]
+    in_order = modules in IN_ORDER and modules.index(target) < modules.index(importer)
+    return in_order or (importer, target) in NEIGHBOURS or target.startswith(f"{importer}.")
+
+
+OURS = [(imported, target) for imported in imports() if (target := own(imported)) is not None]
+
+
+def test_every_module_has_its_row():
+    """Each module stands in exactly one row, or belongs to a door, and the table names none that is gone."""
+    table = [module for modules in ROWS for module in modules]
+    assert sorted(table) == sorted(module for module in MODULES if door(module) is None)
+    assert {door(module) for module in MODULES} - {None} <= set(DOORS)
+
+
+def test_no_module_imports_from_below():
+    """Imports lead upwards: words, rules, borders, rooms, engine, face."""
+    wrong = [
+        f"{one.importer} imports {target}"
+        for one, target in OURS
+        if not door(one.importer) and not allowed(one.importer, target)
+    ]
+    assert wrong == []
+
+
+def test_doors_use_public_names_only():
+    """What stands at a door imports nothing with a leading underscore that is not its own."""
+    wrong = [
+        f"{one.importer} imports {', '.join(one.names)} of {target}"
+        for one, target in OURS
+        if (mine := door(one.importer)) is not None
+        and mine != door(target)
+        and any(
+            part.startswith("_") and not part.startswith("__") for part in [*target.split("."), *one.names]
+        )
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """There is no cycle, neither inside a row nor behind a door; a package's front page is no module of its circle."""
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for one, target in OURS:
+        graph[one.importer].add(target)
+    done: set[str] = set()
+    while ready := {module for module in graph.keys() - done if graph[module] <= done | {module}}:
+        done |= ready
+    assert graph.keys() - done == set()
+
+
+@pytest.mark.parametrize(("library", "homes"), HOMES.items(), ids=HOMES.keys())
+def test_a_library_is_imported_in_its_home_only(library, homes):
+    """Each library has one home; nobody else imports it, not even inside a function."""
+    importers = {one.importer for one in imports() if one.module.split(".")[0] == library}
+    at_home = {
+        importer
+        for importer in importers
+        for home in homes
+        if importer == home or importer.startswith(f"{home}.")
+    }
+    assert importers - at_home == set()
