@@ -97,7 +97,7 @@ class Alloy:
         """
         try:
             method, keywords = translate(command, options)
-        except InvalidCommand as error:
+        except AlloyError as error:
             return self._failed(error)
         future: asyncio.Future[Any] = getattr(self, method)(**keywords)
         return future
@@ -344,10 +344,9 @@ class Alloy:
             self._logger.warning("ignored, they mean something in a browser only: %s", ", ".join(ignored))
         if settings.debug_enabled:
             self._logger.setLevel(logging.DEBUG)
-        self._failures = FailureLog(
-            self._logger, settings.clock or SystemClock(), errors_enabled=settings.errors_enabled
-        )
-        engine = self._engine = _Engine(settings, self._ledger, self._failures, self._logger)
+        failures = FailureLog(self._logger, _make_clock(settings), errors_enabled=settings.errors_enabled)
+        engine = _Engine(settings, self._ledger, failures, self._logger)
+        self._failures, self._engine = failures, engine
         task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
         engine.starting = task
@@ -404,12 +403,10 @@ class Alloy:
     def _opt_in(self, purposes: object) -> asyncio.Future[Purposes]:
         choice = parse_choice(purposes)
         if choice is None:
-            shown = (
-                repr(purposes)[:40]
-                if isinstance(purposes, (str, int, float, type(None)))
-                else type(purposes).__name__
+            kind = (
+                "another text" if isinstance(purposes, str) else f"a value of type {type(purposes).__name__}"
             )
-            raise InvalidCommand("opt_in", f'must be "all" or "none"; received {shown}.', path="purposes")
+            raise InvalidCommand("opt_in", f'must be "all" or "none"; received {kind}.', path="purposes")
         engine = self._configured
         if not engine.settings.opt_in_enabled:
             raise ConfigurationError(
@@ -471,8 +468,8 @@ class _Engine:
         self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger
     ) -> None:
         self.settings = settings
-        self.clock: Clock = settings.clock or SystemClock()
-        self.ids: Ids = settings.ids or RandomIds()
+        self.clock = _make_clock(settings)
+        self.ids = _make_ids(settings)
         self.local_time = "placeContext" in settings.context
         self.event_room = event_room(settings.max_body_bytes)
         self.ready = False
@@ -587,6 +584,23 @@ class _Engine:
         await self._edge.aclose()
         if self._owns_store:
             await self._store.aclose()
+
+
+def _make_clock(settings: Settings) -> Clock:
+    if settings.clock is None:
+        return SystemClock()
+    _check_protocol(settings.clock, "clock", ("time", "monotonic", "call_later"))
+    clock: Clock = settings.clock
+    return clock
+
+
+def _make_ids(settings: Settings) -> Ids:
+    if settings.ids is None:
+        return RandomIds()
+    if not callable(settings.ids):
+        raise ConfigurationError("ids: must be a callable that returns text.", option="ids")
+    ids: Ids = settings.ids
+    return ids
 
 
 def _make_store(settings: Settings) -> tuple[Store, bool]:

@@ -165,7 +165,9 @@ class Courier:
             self._outbox.remove(command)
         for command in batch:
             command.send(len(batch))
-        task = asyncio.get_running_loop().create_task(self._carry(batch, self._taken_back), name="alloy-request")
+        task = asyncio.get_running_loop().create_task(
+            self._carry(batch, self._taken_back), name="alloy-request"
+        )
         self._under_way[task] = batch
         task.add_done_callback(self._arrived)
 

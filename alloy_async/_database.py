@@ -53,7 +53,7 @@ class Database:
         self._prepare = prepare
         self._jobs: SimpleQueue[_Job | _End] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        weakref.finalize(self, self._jobs.put, None)
+        self._process = 0
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, create: bool = True) -> T:
         """Run a function on the connection, and return what it returns.
@@ -69,26 +69,43 @@ class Database:
             FileNotFoundError: there is no file, and none was to be made.
             OSError: the file or its folder could not be made, or is ``Unsafe``.
         """
-        self._ensure_thread()
+        jobs = self._ensure_thread()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, future, create))
+        jobs.put(_Job(work, future, create))
         return await future
 
     async def aclose(self) -> None:
         """Close the connection and end the thread, after the jobs that wait."""
-        if self._thread is None:
+        if self._thread is None or self._process != os.getpid():
             return
         self._thread = None
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._jobs.put(ended)
         await ended
 
-    def _ensure_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=_work, args=(self._jobs, self.path, self._prepare), name="alloy-sqlite", daemon=True
-            )
-            self._thread.start()
+    def _ensure_thread(self) -> SimpleQueue[_Job | _End]:
+        """Return the queue of a thread that runs.
+
+        Each thread has a queue of its own, so that two never share a job: one that is closing and the next one, or one
+        that stayed behind in the parent process after a fork.
+        """
+        if self._thread is None or self._process != os.getpid():
+            self._jobs = SimpleQueue()
+            self._thread = _start(self._jobs, self.path, self._prepare)
+            self._process = os.getpid()
+            weakref.finalize(self, self._jobs.put, None)
+        return self._jobs
+
+
+def _start(
+    jobs: SimpleQueue[_Job | _End], path: Path, prepare: Callable[[sqlite3.Connection], None]
+) -> threading.Thread:
+    thread = threading.Thread(target=_work, args=(jobs, path, prepare), name="alloy-sqlite", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError("no thread can be started for it") from error
+    return thread
 
 
 def _work(jobs: SimpleQueue[_Job | _End], path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
@@ -121,6 +138,7 @@ def _open(path: Path, prepare: Callable[[sqlite3.Connection], None], *, create: 
     try:
         # A rollback journal, not a write-ahead log: with secure_delete it leaves nothing readable of what was erased.
         connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA synchronous = FULL")
         prepare(connection)
     except BaseException:
@@ -153,7 +171,7 @@ def _check_place(path: Path, *, create: bool) -> None:
         Unsafe: the path is a link, not a file, somebody else's, or in a folder that others may change.
     """
     if create:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folders(path.parent)
     _check_folder(path.parent)
     try:
         _check_file(path)
@@ -163,11 +181,23 @@ def _check_place(path: Path, *, create: bool) -> None:
         _create(path)
 
 
+def _make_folders(folder: Path) -> None:
+    """Make what is missing of a path, each part with mode 0700; Path.mkdir gives it to the last part only."""
+    for missing in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 def _check_folder(folder: Path) -> None:
-    mode = folder.stat().st_mode
-    if mode & 0o022 and not mode & stat.S_ISVTX:
+    """Refuse a folder in which somebody else may put files.
+
+    One such file is a rollback journal, which SQLite would apply; so the sticky bit of a folder like /tmp is no help.
+    """
+    status = folder.stat()
+    if hasattr(os, "geteuid") and status.st_uid not in {os.geteuid(), 0}:
+        raise Unsafe(f"the folder {folder} belongs to user {status.st_uid}; choose another state_dir.")
+    if status.st_mode & 0o022:
         raise Unsafe(
-            f"others may change files in the folder {folder}; run chmod go-w on it, or choose another state_dir."
+            f"others may put files into the folder {folder}; run chmod go-w on it, or choose another state_dir."
         )
 
 

@@ -10,7 +10,7 @@ dict and any Mapping                   object; keys must be str
 list, tuple, namedtuple                array
 aware datetime (pandas too)            ISO 8601 text; a naive one is refused
 date, time                             ISO 8601 text
-Decimal                                number
+Decimal                                number; with a fraction the nearest that a double holds
 UUID                                   text
 Enum                                   its value
 dataclass, pydantic model (by alias)   object
@@ -38,6 +38,9 @@ __all__ = ["MAX_DEPTH", "Unfit", "decode", "encode", "normalise"]
 MAX_DEPTH = 256
 """Levels of nesting that are taken. Deep enough for any XDM, shallow enough for every JSON reader in use."""
 
+MAX_PATH = 500
+"""Characters of a path that an error names."""
+
 _SAFE_BITS = 14_000  # 4 214 digits; the interpreter converts at most 4 300 by default
 
 
@@ -55,11 +58,11 @@ class Unfit(Exception):
         self.path: list[str | int] = []
 
     def where(self) -> str:
-        """Write the path as ``xdm.items[0].sku``."""
+        """Write the path as ``xdm.items[0].sku``; keys and paths that are absurdly long are cut."""
         text = ""
         for step in self.path:
-            text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-        return text
+            text += f"[{step}]" if isinstance(step, int) else f".{step[:100]}" if text else step[:100]
+        return text if len(text) <= MAX_PATH else f"{text[:MAX_PATH]}…"
 
 
 def normalise(value: object, name: str) -> Any:
@@ -205,7 +208,18 @@ def _number(value: float) -> float:
 
 
 def _rare(value: object, depth: int) -> Any:
-    """Handle whatever is not one of JSON's own types; asked in the order in which the kinds overlap."""
+    """Handle whatever is not one of JSON's own types; some of it runs code of the caller's, which may raise."""
+    try:
+        return _convert(value, depth)
+    except (Unfit, RecursionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach a checkout
+        kind = type(error).__name__
+    raise Unfit(f"could not be read: its own code raised {kind}.")  # out here, without the error and its text
+
+
+def _convert(value: object, depth: int) -> Any:
+    """Ask in the order in which the kinds overlap."""
     if isinstance(value, Enum):
         return _snapshot(value.value, depth)
     if isinstance(value, Mapping):
@@ -215,7 +229,7 @@ def _rare(value: object, depth: int) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _object({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, depth)
     if _is_pydantic_model(value):
-        return _object(value.model_dump(by_alias=True), depth)  # type: ignore[attr-defined]  # it is a model
+        return _snapshot(value.model_dump(by_alias=True), depth)  # type: ignore[attr-defined]  # it is a model
     return _scalar(value)
 
 
@@ -240,7 +254,7 @@ def _decimal(value: Decimal) -> int | float:
     if not value.is_finite():
         raise Unfit(f"is {value}, which JSON cannot hold; leave it out, or give None.")
     if value != value.to_integral_value():
-        return float(value)
+        return _number(float(value))
     if value.adjusted() > 4_200:
         raise Unfit("is a number of more than 4 200 digits; give it as text.")
     return int(value)

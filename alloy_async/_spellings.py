@@ -5,10 +5,10 @@ Source: adobe/alloy, commands and their options, 2019 and today.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import InvalidCommand
+from .errors import ConfigurationError, InvalidCommand
 from .settings import nearest
 
 __all__ = ["COMMANDS", "translate"]
@@ -52,6 +52,7 @@ def translate(name: object, options: object) -> tuple[str, dict[str, Any]]:
 
     Raises:
         InvalidCommand: no such command, or no such option; names the nearest one.
+        ConfigurationError: an option of configure without a name.
     """
     names = COMMANDS | {method: method for method in COMMANDS.values()}
     command = names.get(name) if isinstance(name, str) else None
@@ -63,7 +64,7 @@ def translate(name: object, options: object) -> tuple[str, dict[str, Any]]:
     if not isinstance(options, Mapping):
         raise InvalidCommand(command, "options must be an object with the names of the options as keys.")
     if command == "configure":
-        return command, dict(options)
+        return command, _text_keys(options)
     if command == "set_customer_ids":
         return command, {"customer_ids": options}
     return command, _keywords(command, options)
@@ -77,7 +78,23 @@ def _keywords(command: str, options: Mapping[Any, Any]) -> dict[str, Any]:
             continue
         keyword = known.get(option, option if option in known.values() else None)
         if keyword is None:
-            hint = nearest(option, known) if isinstance(option, str) else ""
-            raise InvalidCommand(command, f"unknown option.{hint}", path=str(option)[:100])
+            raise _unknown(command, option, known)
         keywords[keyword] = value
+    if command == "debug" and "enabled" not in keywords:
+        raise InvalidCommand(command, "is required: True or False.", path="enabled")
     return keywords
+
+
+def _unknown(command: str, option: object, known: Iterable[str]) -> InvalidCommand:
+    if not isinstance(option, str):
+        return InvalidCommand(
+            command, f"must have names; one is of type {type(option).__name__}.", path="options"
+        )
+    return InvalidCommand(command, f"unknown option.{nearest(option, known)}", path=option[:100])
+
+
+def _text_keys(options: Mapping[Any, Any]) -> dict[str, Any]:
+    for option in options:
+        if not isinstance(option, str):
+            raise ConfigurationError(f"options must have names; one is of type {type(option).__name__}.")
+    return dict(options)

@@ -311,6 +311,8 @@ class Visitor:
             error = ConsentDeclined("get_ecid")
         except AlloyError as raised:
             error = raised
+        except Exception as raised:  # noqa: BLE001 - a mistake of ours must not leave a future pending
+            error = AlloyError(f"internal error ({type(raised).__name__}); please report it")
         finally:
             self._acquiring = None
         for future in self._take_ecid_wanted():

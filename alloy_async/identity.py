@@ -20,6 +20,7 @@ _HINT = re.compile(r"[A-Za-z0-9-]{1,32}")  # it becomes part of a path
 _STATES = ("ambiguous", "authenticated", "loggedOut")
 _CUSTOMER_KEYS = ("id", "authenticatedState", "primary", "hash")
 _DEFAULT_HINT_TTL = 1_800.0
+_LONGEST_HINT_TTL = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ class StoredIdentity:
     fpid: str
     ecid: str | None
     customer_ids: Mapping[str, Mapping[str, Any]]
+
+    def copy(self) -> StoredIdentity:
+        """Return one that shares nothing that could change."""
+        return StoredIdentity(
+            self.fpid, self.ecid, {name: dict(entry) for name, entry in self.customer_ids.items()}
+        )
 
 
 class Identity:
@@ -69,7 +76,7 @@ class Identity:
         """Return what is to be kept."""
         if self.fpid is None:
             raise RuntimeError("an identity is kept only after it was adopted")
-        return StoredIdentity(self.fpid, self.ecid, self.customer_ids)
+        return StoredIdentity(self.fpid, self.ecid, self.customer_ids).copy()
 
     def set_customer_ids(self, customer_ids: Mapping[str, Mapping[str, Any]]) -> None:
         """Add or replace customer ids, as ``parse_customer_ids`` returns them."""
@@ -100,8 +107,10 @@ class Identity:
         """
         if not isinstance(hint, str) or not _HINT.fullmatch(hint):
             return
-        seconds = ttl if isinstance(ttl, (int, float)) and not isinstance(ttl, bool) else _DEFAULT_HINT_TTL
-        self._hint, self._hint_until = hint, now + seconds
+        sensible = (
+            isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 < ttl <= _LONGEST_HINT_TTL
+        )
+        self._hint, self._hint_until = hint, now + (ttl if sensible else _DEFAULT_HINT_TTL)
 
     def hint(self, now: float) -> str | None:
         """Return the region to call, or None while there is none (``now`` in monotonic seconds)."""

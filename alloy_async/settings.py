@@ -65,8 +65,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _no_blank_or_control(value: object) -> object:
-    if isinstance(value, str) and re.search(r"[\s\x00-\x1f\x7f]", value):
+    if isinstance(value, str) and (
+        " " in value or not value.isprintable()
+    ):  # half a surrogate pair is not printable
         raise ValueError("must not hold blanks, line breaks or control characters")
+    return value
+
+
+def _no_null_character(value: object) -> object:
+    if "\0" in str(value):
+        raise ValueError("must not hold null characters")
     return value
 
 
@@ -79,6 +87,7 @@ def _seconds_not_boolean(value: object) -> object:
 Identifier = Annotated[
     str, BeforeValidator(_no_blank_or_control), Field(strict=True, min_length=1, max_length=256)
 ]
+UsablePath = Annotated[Path, BeforeValidator(_no_null_character)]
 Seconds = Annotated[FiniteFloat, BeforeValidator(_seconds_not_boolean), Field(gt=0)]
 Count = Annotated[int, Field(strict=True, gt=0)]
 Boolean = Annotated[bool, Field(strict=True)]
@@ -137,7 +146,7 @@ class Settings(BaseModel):
         False, description="Whether this instance logs each step (logger alloy_async.NAME)."
     )
 
-    state_dir: Path | None = Field(
+    state_dir: UsablePath | None = Field(
         None, description="Folder for the preference and identity; default: the user's state folder."
     )
     store: Literal["sqlite", "memory"] | Any = Field(
@@ -183,7 +192,7 @@ class Settings(BaseModel):
     proxy: str | None = Field(
         None, strict=True, description="URL of an HTTP proxy; default: HTTPS_PROXY and friends."
     )
-    ca_bundle: Path | None = Field(
+    ca_bundle: UsablePath | None = Field(
         None, description="File with the certificates to trust; default: SSL_CERT_FILE, then certifi."
     )
     transport: Any = Field(
@@ -319,13 +328,17 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {
         name: _from_text(name, variable, environment[variable])
         for variable, name in names.items()
-        if environment.get(variable)
+        if environment.get(variable) or (variable in environment and _is_boolean(name))
     }
+
+
+def _is_boolean(name: str) -> bool:
+    return isinstance(Settings.model_fields[name].default, bool)
 
 
 def _from_text(name: str, variable: str, text: str) -> Any:
     default = Settings.model_fields[name].default
-    if isinstance(default, bool):
+    if _is_boolean(name):
         if text not in {"true", "false"}:
             raise ConfigurationError(f"{variable}: must be exactly true or false.", option=variable)
         return text == "true"
@@ -378,6 +391,10 @@ def _domain_url(domain: str) -> str:
             option="edge_domain",
         )
     url = _split(f"https://{domain}", "edge_domain")
+    if url.netloc != domain:
+        raise ConfigurationError(
+            "edge_domain: must be a host with optional port, nothing after it.", option="edge_domain"
+        )
     scheme = "http" if LOOPBACK.fullmatch(url.hostname or "") else "https"
     return f"{scheme}://{url.netloc}"
 

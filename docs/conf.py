@@ -43,7 +43,7 @@ napoleon_use_ivar = True
 napoleon_google_docstring = True
 
 # What stands in a public signature, and is nobody's business by its name.
-nitpick_ignore = [("py:class", "alloy_async.testing._clock._Arranged")]
+nitpick_ignore = [("py:class", "alloy_async.testing._clock.ArrangedCall")]
 # Starlette publishes no inventory.
 nitpick_ignore_regex = [("py:class", r"(starlette\.applications\.)?Starlette")]
 

@@ -20,7 +20,9 @@ __all__ = ["OptInState", "OptInStatistics", "Parkable"]
 
 _NEVER = float("inf")
 
-_CALLS = itertools.count(1)  # one for all gates, so that commands of several visitors have an order among themselves
+_CALLS = itertools.count(
+    1
+)  # one for all gates, so that commands of several visitors have an order among themselves
 
 
 class Parkable(Protocol):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from ..errors import EdgeError, NetworkError
+from ..errors import ConfigurationError, EdgeError, NetworkError
 from ..settings import Settings
 from .transport import EdgeRequest, EdgeResponse, Withdrawn
 
@@ -28,7 +30,7 @@ class HttpxTransport:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._client: httpx.AsyncClient = settings.client or _make_client(settings)
+        self._client = _make_client(settings) if settings.client is None else _check_client(settings.client)
         self._owned = settings.client is None
         self._limit = settings.max_answer_bytes
         self._timeout = settings.request_timeout
@@ -85,16 +87,44 @@ class HttpxTransport:
         return bytes(read)
 
 
+def _check_client(client: object) -> httpx.AsyncClient:
+    if isinstance(client, httpx.AsyncClient):
+        return client
+    raise ConfigurationError(
+        f"client: must be an httpx.AsyncClient, not {type(client).__name__}.", option="client"
+    )
+
+
 def _make_client(settings: Settings) -> httpx.AsyncClient:
-    bundle = str(settings.ca_bundle) if settings.ca_bundle else None
     limits = httpx.Limits(
         max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight
     )
     return httpx.AsyncClient(
-        verify=httpx.create_ssl_context(verify=bundle) if bundle else True,
-        proxy=settings.proxy,
+        verify=True if settings.ca_bundle is None else _trust(settings.ca_bundle),
+        proxy=None if settings.proxy is None else _check_proxy(settings.proxy),
         limits=limits,
         timeout=httpx.Timeout(settings.request_timeout, connect=settings.connect_timeout),
+    )
+
+
+def _trust(bundle: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(bundle))
+    except OSError as error:  # ssl.SSLError is one
+        problem = type(error).__name__
+    raise ConfigurationError(
+        f"ca_bundle: no certificates can be read from it ({problem}).", option="ca_bundle"
+    )
+
+
+def _check_proxy(url: str) -> httpx.Proxy:
+    try:
+        return httpx.Proxy(url)
+    except (ValueError, httpx.InvalidURL):
+        pass  # raised below, outside: their errors hold the address, and with it a password
+    raise ConfigurationError(
+        "proxy: must be an address such as http://proxy.example:3128, with http, https or socks5.",
+        option="proxy",
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from .._consent._rules import Choice
 from ..identity import StoredIdentity
 
-__all__ = ["Preference", "Store", "VisitorKey"]
+__all__ = ["Choice", "Preference", "Store", "VisitorKey"]
 
 
 class VisitorKey(NamedTuple):

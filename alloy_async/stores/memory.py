@@ -34,13 +34,14 @@ class MemoryStore:
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
         """Return the visitor's identity, or None."""
-        return self._identities.get(key)
+        kept = self._identities.get(key)
+        return None if kept is None else kept.copy()
 
     async def save_identity(self, key: VisitorKey, identity: StoredIdentity) -> None:
         """Keep an identity, unless a refusal is kept."""
         kept = self._preferences.get(key)
         if kept is None or kept.purposes != "none":
-            self._identities[key] = identity
+            self._identities[key] = identity.copy()
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice and identity."""

@@ -40,6 +40,15 @@ CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NUL
 INSERT OR IGNORE INTO counter VALUES ('epoch', 0);
 """
 
+_SELECT_PREFERENCE = """
+SELECT purposes, chosen_at, expires_at, source, epoch FROM preference
+WHERE organisation = ? AND datastream = ? AND visitor = ?
+"""
+
+_SELECT_IDENTITY = """
+SELECT fpid, ecid, customer_ids FROM identity WHERE organisation = ? AND datastream = ? AND visitor = ?
+"""
+
 _WHERE = "WHERE organisation = ? AND datastream = ? AND visitor = ?"
 
 _logger = logging.getLogger("alloy_async")
@@ -63,13 +72,14 @@ class SQLiteStore:
         folder = default_state_dir() if state_dir is None else Path(state_dir)
         self.path = folder / FILE_NAME
         self._database = Database(self.path, _prepare)
+        self._unswept = False
 
     async def load_preference(self, key: VisitorKey) -> Preference | None:
         """Return the visitor's choice; None when there is none, or when it cannot be understood."""
-        row = await self._read(lambda connection: _select(connection, "preference", key))
+        row = await self._read(lambda connection: connection.execute(_SELECT_PREFERENCE, key).fetchone())
         if row is None:
             return None
-        preference = _read_preference(*row[3:])
+        preference = _read_preference(*row)
         if preference is None:
             _logger.warning("%s: the stored choice cannot be understood; it counts as not made", self.path)
         return preference
@@ -77,23 +87,45 @@ class SQLiteStore:
     async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
         """Keep a choice; a refusal erases the identity in the same transaction."""
         await self._run("save", lambda connection: _save_preference(connection, key, preference))
+        if preference.purposes == "none":
+            await self._sweep()
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
         """Return the visitor's identity, or None."""
-        row = await self._read(lambda connection: _select(connection, "identity", key))
-        return None if row is None else read_stored(*row[3:])
+        row = await self._read(lambda connection: connection.execute(_SELECT_IDENTITY, key).fetchone())
+        return None if row is None else read_stored(*row)
 
     async def save_identity(self, key: VisitorKey, identity: StoredIdentity) -> None:
         """Keep an identity, unless a refusal is kept."""
-        await self._run("save", lambda connection: _save_identity(connection, key, identity))
+        row = (identity.fpid, identity.ecid, encode(identity.copy().customer_ids).decode())
+        await self._run("save", lambda connection: _save_identity(connection, key, row))
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice and identity."""
         await self._run("forget", lambda connection: _forget(connection, key), create=False)
+        await self._sweep()
 
     async def aclose(self) -> None:
         """Close the file and end the thread."""
+        if self._unswept:
+            await self._sweep()
         await self._database.aclose()
+
+    async def _sweep(self) -> None:
+        """Rewrite the file, so that nothing remains of what was erased.
+
+        SQLite overwrites what it deletes, but not the copies it leaves behind when it moves rows to other pages. While
+        another process reads the file it cannot be rewritten; then it is tried again after the next erasing, and at
+        close.
+        """
+        try:
+            await self._database.run(lambda connection: connection.execute("VACUUM").close(), create=False)
+            self._unswept = False
+        except FileNotFoundError:
+            self._unswept = False
+        except (sqlite3.Error, OSError) as error:
+            self._unswept = True
+            _logger.info("%s: erased, and to be overwritten later: %s", self.path, error)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
         return await self._run("load", work, create=False)
@@ -111,7 +143,7 @@ class SQLiteStore:
             if not create:
                 return None
             raise ConsentStoreError(action, str(self.path), _describe(error)) from error
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: text that SQLite cannot hold
             raise ConsentStoreError(action, str(self.path), _describe(error)) from error
 
 
@@ -127,21 +159,18 @@ def _prepare(connection: sqlite3.Connection) -> None:
         )
 
 
-def _select(connection: sqlite3.Connection, table: str, key: VisitorKey) -> tuple[Any, ...] | None:
-    row: tuple[Any, ...] | None = connection.execute(f"SELECT * FROM {table} {_WHERE}", key).fetchone()  # noqa: S608 - names of ours
-    return row
-
-
 def _read_preference(
     purposes: object, chosen_at: object, expires_at: object, source: object, epoch: object
 ) -> Preference | None:
     """Read a row strictly: whatever is not exactly what was written, counts as no choice."""
-    choice = parse_choice(purposes)
+    choice = (
+        parse_choice(purposes) if purposes in {"all", "none"} else None
+    )  # exactly what is written, no other case
     if choice is None or not isinstance(source, str) or not isinstance(epoch, int):
         return None
     if not isinstance(chosen_at, float) or not isinstance(expires_at, float):
         return None
-    if not (math.isfinite(chosen_at) and math.isfinite(expires_at)):
+    if not 0 <= chosen_at <= expires_at < math.inf:  # also false for what is not a number
         return None
     return Preference(choice, chosen_at, expires_at, source, epoch)
 
@@ -175,17 +204,17 @@ def _epoch(connection: sqlite3.Connection, key: VisitorKey, *, refusal: bool) ->
         row = connection.execute(f"SELECT epoch FROM preference {_WHERE}", key).fetchone()  # noqa: S608 - names of ours
         if row is not None:
             return int(row[0])
-    (value,) = connection.execute("SELECT value FROM counter WHERE name = 'epoch'").fetchone()
-    return int(value)
+    row = connection.execute("SELECT value FROM counter WHERE name = 'epoch'").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("the file is malformed, its counter is missing")
+    return int(row[0])
 
 
-def _save_identity(connection: sqlite3.Connection, key: VisitorKey, identity: StoredIdentity) -> None:
-    customer_ids = encode({name: dict(entry) for name, entry in identity.customer_ids.items()}).decode()
-    connection.execute(
-        f"INSERT OR REPLACE INTO identity SELECT ?, ?, ?, ?, ?, ? "  # noqa: S608 - names of ours
-        f"WHERE NOT EXISTS (SELECT 1 FROM preference {_WHERE} AND purposes = 'none')",
-        (*key, identity.fpid, identity.ecid, customer_ids, *key),
-    )
+def _save_identity(connection: sqlite3.Connection, key: VisitorKey, row: tuple[str, str | None, str]) -> None:
+    with _Transaction(connection):
+        refused = f"SELECT 1 FROM preference {_WHERE} AND purposes = 'none'"  # noqa: S608 - names of ours
+        if connection.execute(refused, key).fetchone() is None:
+            connection.execute("INSERT OR REPLACE INTO identity VALUES (?, ?, ?, ?, ?, ?)", (*key, *row))
 
 
 def _forget(connection: sqlite3.Connection, key: VisitorKey) -> None:

@@ -6,21 +6,22 @@ import heapq
 import itertools
 from collections.abc import Callable
 
-from .._clock import Cancellable
-
-__all__ = ["CountingIds", "ManualClock"]
+__all__ = ["ArrangedCall", "CountingIds", "ManualClock"]
 
 
-class _Arranged:
+class ArrangedCall:
+    """A call that waits for its moment."""
+
     def __init__(self, when: float, order: int, callback: Callable[[], object]) -> None:
         self.when = when
         self.order = order
         self.callback: Callable[[], object] | None = callback
 
-    def __lt__(self, other: _Arranged) -> bool:
+    def __lt__(self, other: ArrangedCall) -> bool:
         return (self.when, self.order) < (other.when, other.order)
 
     def cancel(self) -> None:
+        """Call it off; harmless when it has been made."""
         self.callback = None
 
 
@@ -34,7 +35,7 @@ class ManualClock:
     def __init__(self, start: float = 1_767_225_600.0) -> None:
         self._start = start
         self._elapsed = 0.0
-        self._arranged: list[_Arranged] = []
+        self._arranged: list[ArrangedCall] = []
         self._order = itertools.count()
 
     def time(self) -> float:
@@ -45,9 +46,9 @@ class ManualClock:
         """Return seconds since the clock was made."""
         return self._elapsed
 
-    def call_later(self, delay: float, callback: Callable[[], object]) -> Cancellable:
+    def call_later(self, delay: float, callback: Callable[[], object]) -> ArrangedCall:
         """Arrange a call for when the clock has been advanced by ``delay`` seconds."""
-        arranged = _Arranged(self._elapsed + delay, next(self._order), callback)
+        arranged = ArrangedCall(self._elapsed + delay, next(self._order), callback)
         heapq.heappush(self._arranged, arranged)
         return arranged
 

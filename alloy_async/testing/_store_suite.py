@@ -8,10 +8,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from .._consent._rules import Choice
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity
-from ..stores.base import Preference, Store, VisitorKey
+from ..stores.base import Choice, Preference, Store, VisitorKey
 
 __all__ = ["StoreConformance"]
 

@@ -1,0 +1,118 @@
+"""``alloy-async serve``."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+
+for _module in ("typer", "rich", "starlette", "uvicorn"):
+    pytest.importorskip(_module)
+
+from command_line import IDS, PATIENCE, command, environment, read_back, run  # noqa: E402 - after the check
+
+pytestmark = pytest.mark.integration
+
+
+class Served:
+    """The development edge as a process; ``lines`` is what it printed until it said how to stop it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            command("serve", "--port", "0", *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Served:
+        self.lines = ""
+        while "Ctrl-C" not in self.lines:
+            line = self.process.stdout.readline()
+            assert line, self.process.stderr.read()
+            self.lines += line
+        self.url = re.search(r"http://[0-9.:]+", self.lines)[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
+        """Send a signal; return exit status and standard error."""
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_stopped(number):
+    """It says where it listens and who can reach it, takes events, and ends cleanly."""
+    with Served() as served:
+        assert "loopback only" in served.lines
+        assert run("send", "-", "--endpoint", served.url, *IDS, "--opt-in", "all", data=b"{}").returncode == 0
+        assert len(read_back(served.url)) == 1
+        assert served.end(number) == (0, "")
+
+
+def test_what_it_prints_can_be_pasted():
+    """The command that it suggests works as it stands."""
+    with Served() as served:
+        suggested = re.search(r"alloy-async (send .*)", served.lines)[1].split()
+        assert suggested[1] == "events.jsonl" and suggested[-1] == "ask"
+        done = run("send", "-", *suggested[2:-1], "all", data=b'{"a": 1}')
+        assert done.returncode == 0, done.stderr
+        served.end()
+
+
+def test_it_warns_where_other_machines_can_reach_it():
+    """A host that is not loopback is served, with a warning."""
+    with Served("--host", "0.0.0.0") as served:
+        assert "NOT loopback" in served.lines and "--allow-insecure" in served.lines
+        status, errors = served.end()
+        assert status == 0 and "other machines can reach it" in errors
+
+
+def test_a_port_in_use_is_a_clear_error():
+    """Two servers cannot share a port: exit status 1, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", "--port", port)
+    assert done.returncode == 1 and port in done.stderr and "Traceback" not in done.stderr
+
+
+def test_events_survive_in_the_sqlite_file(tmp_path):
+    """With ``--sqlite`` a second start still knows the events of the first."""
+    file = str(tmp_path / "edge.sqlite3")
+    with Served("--sqlite", file) as served:
+        run("send", "-", "--endpoint", served.url, *IDS, "--opt-in", "all", data=b'{"n": 1}')
+        served.end()
+    with Served("--sqlite", file) as served:
+        assert [event["xdm"]["n"] for event in read_back(served.url)] == [1]
+        served.end()
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
+    """A file of another kind is left alone: exit status 1, and no traceback."""
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database, but long enough to look like one" * 50)
+    done = run("serve", "--port", "0", "--sqlite", str(file))
+    assert done.returncode == 1 and str(file) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_only_known_datastreams_are_taken():
+    """``--config-id`` names the datastreams that are known, and may be repeated."""
+    with Served("--config-id", "one", "--config-id", "two") as served:
+        arguments = ["send", "-", "--endpoint", served.url, "--org-id", "o@AdobeOrg", "--opt-in", "all"]
+        assert run(*arguments, "--config-id", "two", data=b"{}").returncode == 0
+        unknown = run(*arguments, "--config-id", "three", data=b"{}\n{}")
+        assert unknown.returncode == 1
+        assert "line 1: " in unknown.stderr and "line 2: " in unknown.stderr and "EXEG-0003" in unknown.stderr
+        served.end()
