@@ -162,8 +162,14 @@ class Alloy:
         """
         return self._command(
             "event",
-            lambda _: self._event(
-                xdm, data, type, merge_id, view_start=view_start, decision_scopes=decision_scopes
+            lambda future: self._event(
+                future,
+                xdm=xdm,
+                data=data,
+                event_type=type,
+                merge_id=merge_id,
+                view_start=view_start,
+                decision_scopes=decision_scopes,
             ),
         )
 
@@ -184,18 +190,17 @@ class Alloy:
 
         Source: adobe/alloy (2019), optIn.
         """
-        return self._command("opt_in", lambda _: self._opt_in(purposes))
+        return self._command("opt_in", lambda future: self._opt_in(purposes, future))
 
-    def forget(self) -> asyncio.Future[None]:
+    def forget(self) -> asyncio.Future[Purposes]:
         """Erase the visitor's choice, identity and waiting events; the choice is asked for again.
 
         Returns:
-            A future that ends with None when it is erased from the store; with ``ConsentStoreError`` when it could not
-            be. Waiting events end with ``ConsentDeclined`` at once.
+            A future that ends with "pending" when everything is erased from the store, or with a later choice that has
+            overtaken it; with ``ConsentStoreError`` when it could not be. Waiting events end with ``ConsentDeclined``
+            at once.
         """
-        return self._command(
-            "forget", lambda future: _follow(self._configured.visitor.choose("pending"), future)
-        )
+        return self._command("forget", lambda future: self._configured.visitor.choose("pending", future))
 
     def get_ecid(self) -> asyncio.Future[str]:
         """Ask for the visitor's id at the edge (ECID); waits for consent.
@@ -206,7 +211,7 @@ class Alloy:
         Source: adobe/alloy, getEcid (2019) and getIdentity.
         """
         return self._command(
-            "get_ecid", lambda _: self._gated("get_ecid", self._configured.visitor.want_ecid)
+            "get_ecid", lambda future: self._gated("get_ecid", self._configured.visitor.want_ecid, future)
         )
 
     def set_customer_ids(self, customer_ids: Mapping[str, Mapping[str, Any]]) -> asyncio.Future[None]:
@@ -221,7 +226,7 @@ class Alloy:
 
         Source: adobe/alloy (2019), setCustomerIds.
         """
-        return self._command("set_customer_ids", lambda _: self._set_customer_ids(customer_ids))
+        return self._command("set_customer_ids", lambda future: self._set_customer_ids(customer_ids, future))
 
     def create_event_merge_id(self) -> asyncio.Future[str]:
         """Make an id with which several events are merged into one; see ``merge_id`` of ``event``.
@@ -291,16 +296,16 @@ class Alloy:
     def _command(
         self,
         name: str,
-        carry_out: Callable[[CommandFuture[Any]], asyncio.Future[Any] | None],
+        carry_out: Callable[[CommandFuture[Any]], None],
         *,
         needs_engine: bool = True,
         after: bool = False,
     ) -> asyncio.Future[Any]:
-        """Run a command; whatever it raises travels in the future it returns.
+        """Run a command; whatever goes wrong travels in the future it returns.
 
         Args:
             name: the command.
-            carry_out: ends the future it is given, now or later, or returns another one.
+            carry_out: ends the future it is given, now or later.
             needs_engine: whether it is refused before ``configure``.
             after: whether it waits until ``configure`` has ended; the gate lets the others wait by itself.
         """
@@ -311,15 +316,15 @@ class Alloy:
                 raise AlloyClosed(name)
             if needs_engine and self._engine is None:
                 raise NotConfigured(name)
-            if after and self._engine is not None and not self._engine.ready:
-                self._engine.when_ready(lambda: carry_out(future), lambda: future.reject(NotConfigured(name)))
-                return future
-            return carry_out(future) or future
-        except Unfit as unfit:
-            error: AlloyError = InvalidCommand(name, unfit.problem, path=unfit.where())
-        except AlloyError as raised:
-            error = raised
-        future.reject(error.with_traceback(None))
+        except AlloyError as error:
+            future.reject(error.with_traceback(None))
+            return future
+        if after and self._engine is not None and not self._engine.ready:
+            self._engine.when_ready(
+                lambda: _try(name, carry_out, future), lambda: future.reject(NotConfigured(name))
+            )
+        else:
+            _try(name, carry_out, future)
         return future
 
     def _failed(self, error: AlloyError) -> asyncio.Future[Any]:
@@ -365,26 +370,21 @@ class Alloy:
 
     def _event(
         self,
-        xdm: object,
-        data: object,
-        event_type: str | None,
-        merge_id: str | None,
+        future: CommandFuture[EventResult],
         *,
         view_start: bool,
         decision_scopes: Sequence[str],
-    ) -> asyncio.Future[EventResult]:
+        **content: Any,
+    ) -> None:
         if not isinstance(view_start, bool):
             raise InvalidCommand("event", "must be True or False.", path="view_start")
         engine = self._configured
         parts = build_event(
-            xdm=xdm,
-            data=data,
-            event_type=event_type,
-            merge_id=merge_id,
             decision_scopes=decision_scopes,
             now=engine.clock.time(),
             new_id=engine.ids(),
             local_time=engine.local_time,
+            **content,
         )
         if len(parts.body) > engine.event_room:
             raise EventTooLarge("event", len(parts.body), engine.event_room)
@@ -395,12 +395,11 @@ class Alloy:
             names_person=parts.has_identity,
             needs_answer=view_start or bool(decision_scopes),
             called_at=engine.clock.monotonic(),
-            loop=asyncio.get_running_loop(),
+            future=future,
         )
         engine.visitor.gate.admit(command)
-        return command.future
 
-    def _opt_in(self, purposes: object) -> asyncio.Future[Purposes]:
+    def _opt_in(self, purposes: object, future: CommandFuture[Purposes]) -> None:
         choice = parse_choice(purposes)
         if choice is None:
             kind = (
@@ -413,9 +412,9 @@ class Alloy:
                 "opt_in: consent is switched off, so a choice would change nothing; configure opt_in_enabled=True.",
                 option="opt_in_enabled",
             )
-        return engine.visitor.choose(choice)
+        engine.visitor.choose(choice, future)
 
-    def _set_customer_ids(self, given: object) -> asyncio.Future[None]:
+    def _set_customer_ids(self, given: object, future: CommandFuture[None]) -> None:
         visitor = self._configured.visitor
         customer_ids = parse_customer_ids(given)
 
@@ -423,20 +422,13 @@ class Alloy:
             visitor.set_customer_ids(customer_ids)
             future.resolve(None)
 
-        return self._gated("set_customer_ids", action)
+        self._gated("set_customer_ids", action, future)
 
-    def _gated(self, name: str, action: Callable[[CommandFuture[Any]], None]) -> asyncio.Future[Any]:
+    def _gated(
+        self, name: str, action: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]
+    ) -> None:
         gate = self._configured.visitor.gate
-        call = GatedCall(
-            name,
-            self._failures,
-            action=action,
-            leave=gate.leave,
-            epoch=gate.epoch,
-            loop=asyncio.get_running_loop(),
-        )
-        gate.admit(call)
-        return call.future
+        gate.admit(GatedCall(name, future, action=action, leave=gate.leave, epoch=gate.epoch))
 
     def _debug(self, future: CommandFuture[None], *, enabled: bool) -> None:
         if not isinstance(enabled, bool):
@@ -639,14 +631,16 @@ def _check_protocol(value: object, option: str, methods: Iterable[str]) -> None:
         )
 
 
-def _follow(source: asyncio.Future[Any], future: CommandFuture[None]) -> None:
-    """End a future as another one ends, without its result."""
-
-    def ended(source: asyncio.Future[Any]) -> None:
-        error = source.exception()
-        if isinstance(error, AlloyError):
-            future.reject(error)
-        else:
-            future.resolve(None)
-
-    source.add_done_callback(ended)
+def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]) -> None:
+    """Carry a command out; an analytics call must never throw into a checkout, whatever it was given."""
+    try:
+        carry_out(future)
+    except Unfit as unfit:
+        error: AlloyError = InvalidCommand(name, unfit.problem, path=unfit.where())
+    except AlloyError as raised:
+        error = raised
+    except Exception as raised:  # noqa: BLE001 - for example an object that another thread changes meanwhile
+        error = InvalidCommand(name, f"it could not be carried out ({type(raised).__name__}).")
+    else:
+        return
+    future.reject(error.with_traceback(None))

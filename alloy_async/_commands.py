@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._consent._rules import Verdict
-from ._futures import CommandFuture, FailureLog
+from ._futures import CommandFuture
 from ._ledger import Ledger, Outcome, Stage, outcome_of
 from .edge.protocol import EventResult
 from .errors import AlloyClosed, AlloyError, ConsentDeclined
@@ -65,7 +64,7 @@ class EventCommand:
         names_person: bool,
         needs_answer: bool,
         called_at: float,
-        loop: asyncio.AbstractEventLoop,
+        future: CommandFuture[EventResult],
     ) -> None:
         self.visitor = visitor
         self._ledger: Ledger = visitor.ledger
@@ -78,7 +77,8 @@ class EventCommand:
         self.order = 0
         self.parked_at = self.queued_at = 0.0
         self.stage: Stage | None = "new"
-        self.future: CommandFuture[EventResult] = CommandFuture(visitor.failures, owner=self, loop=loop)
+        self.future = future
+        future.belongs_to(self)
         self._ledger.accept()
 
     @property
@@ -194,11 +194,10 @@ class GatedCall:
 
     Args:
         name: the command.
-        failures: where a failure is counted that nobody awaited.
+        future: what the caller holds.
         action: called with the future, in order, once the visitor consents.
         leave: called when the caller cancels the future.
         epoch: the gate's epoch at the call.
-        loop: the event loop.
     """
 
     size = 0
@@ -208,18 +207,18 @@ class GatedCall:
     def __init__(
         self,
         name: str,
-        failures: FailureLog,
+        future: CommandFuture[Any],
         *,
         action: Callable[[CommandFuture[Any]], None],
         leave: Callable[[GatedCall], None],
         epoch: int,
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.name = name
         self.epoch = epoch
         self._action = action
         self._leave = leave
-        self.future: CommandFuture[Any] = CommandFuture(failures, owner=self, loop=loop)
+        self.future = future
+        future.belongs_to(self)
 
     def park(self) -> None:
         """Wait."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._clock import iso_timestamp
 from ._json import Unfit, encode, normalise
@@ -24,11 +23,14 @@ PERSONALIZATION_SCHEMAS = [
     for kind in ("default-content-item", "html-content-item", "json-content-item", "redirect-item")
 ]
 
+_OBJECTS = frozenset(
+    {"implementationDetails", "placeContext"}
+)  # of what is added, these have fields of their own
+
 _OPENING = b'{"xdm":{'
 
 
-@dataclass(frozen=True, slots=True)
-class EventParts:
+class EventParts(NamedTuple):
     """One event, ready to wait.
 
     Attributes:
@@ -85,8 +87,7 @@ def build_event(
         added["eventMergeId"] = _text(merge_id, "merge_id")
     if local_time:
         added["placeContext"] = _place_context(now)
-    merged = _overlay(added, given)
-    event = {"xdm": merged}
+    event: dict[str, Any] = {"xdm": _overlay(added, given)}
     if data is not None:
         event["data"] = normalise(data, "data")
     if decision_scopes:
@@ -149,11 +150,11 @@ def _given_xdm(xdm: object) -> dict[str, Any]:
 
 def _overlay(added: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Merge what was given over what is added, object by object."""
-    for key, value in given.items():
-        below = added.get(key)
-        both = isinstance(value, dict) and isinstance(below, dict)
-        added[key] = _overlay(below, value) if both else value  # type: ignore[arg-type]  # both are dicts here
-    return added
+    merged = added | given
+    for key in _OBJECTS & given.keys():
+        if key in added and isinstance(given[key], dict):
+            merged[key] = added[key] | given[key]
+    return merged
 
 
 def _place_context(now: float) -> dict[str, Any]:

@@ -88,17 +88,11 @@ class CommandFuture(asyncio.Future[T]):
 
     __slots__ = ("_failures", "_owner")
 
-    def __init__(
-        self,
-        failures: FailureLog,
-        *,
-        owner: Owner | None = None,
-        loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
+    def __init__(self, failures: FailureLog, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
         # Asked for here: a bare Future would take a loop that does not run, where Python still makes one.
         super().__init__(loop=loop or asyncio.get_running_loop())
         self._failures = failures
-        self._owner = owner
+        self._owner: Owner | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Withdraw the command while it has not left; after that, only stop waiting for it."""
@@ -107,6 +101,10 @@ class CommandFuture(asyncio.Future[T]):
         if cancelled and owner is not None:
             owner.left()
         return cancelled
+
+    def belongs_to(self, owner: Owner) -> None:
+        """Name who is told when the caller cancels."""
+        self._owner = owner
 
     def resolve(self, value: T) -> None:
         """End with a result, unless it has ended."""

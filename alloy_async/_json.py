@@ -143,17 +143,7 @@ def _fast_encoder() -> Callable[[object], bytes] | None:
 
 def _snapshot(value: object, depth: int) -> Any:
     kind = type(value)
-    if kind is str or value is None or kind is bool:
-        return value
-    if kind is dict:
-        return _object(value, depth)  # type: ignore[arg-type]  # narrowed by its exact type
-    if kind is int:
-        return _integer(value)  # type: ignore[arg-type]  # narrowed by its exact type
-    if kind is float:
-        return _number(value)  # type: ignore[arg-type]  # narrowed by its exact type
-    if kind is list or kind is tuple:
-        return _array(value, depth)  # type: ignore[arg-type]  # narrowed by its exact type
-    return _rare(value, depth)
+    return value if kind in _AS_IT_IS else _SNAPSHOTS.get(kind, _rare)(value, depth)
 
 
 def _object(value: Mapping[Any, object], depth: int) -> dict[str, Any]:
@@ -161,15 +151,16 @@ def _object(value: Mapping[Any, object], depth: int) -> dict[str, Any]:
         raise Unfit(f"nested too deep, or it contains itself; at most {MAX_DEPTH} levels are taken.")
     result = {}
     for key, item in value.items():
-        kind = type(item)
         if type(key) is not str:
             key = _key(key)  # noqa: PLW2901 - the key as it will be written
-        # The two commonest kinds are answered here: a call for each would cost as much as all the rest.
-        if kind is str or item is None:
+        kind = type(item)
+        if (
+            kind in _AS_IT_IS
+        ):  # _snapshot again, written out: a call for each text would cost as much as all the rest
             result[key] = item
             continue
         try:
-            result[key] = _snapshot(item, depth + 1)
+            result[key] = _SNAPSHOTS.get(kind, _rare)(item, depth + 1)
         except Unfit as unfit:
             unfit.path.append(key)
             raise
@@ -195,19 +186,19 @@ def _key(key: object) -> str:
     raise Unfit(f"has a key of type {type(key).__name__}; keys must be str.")
 
 
-def _integer(value: int) -> int:
+def _integer(value: int, _depth: int = 0) -> int:
     if value.bit_length() > _SAFE_BITS:
         raise Unfit("is an integer of more than 4 200 digits; give it as text.")
     return value
 
 
-def _number(value: float) -> float:
+def _number(value: float, _depth: int = 0) -> float:
     if isfinite(value):
         return value
     raise Unfit(f"is {value}, which JSON cannot hold; leave it out, or give None.")
 
 
-def _rare(value: object, depth: int) -> Any:
+def _rare(value: Any, depth: int) -> Any:
     """Handle whatever is not one of JSON's own types; some of it runs code of the caller's, which may raise."""
     try:
         return _convert(value, depth)
@@ -287,6 +278,18 @@ def _without_numpy(value: object) -> object:
             value  # item() would make a bare count of nanoseconds of it; refused with the other foreign types
         )
     return value.item()
+
+
+_AS_IT_IS = frozenset({str, bool, type(None)})
+
+_SNAPSHOTS: dict[type, Callable[[Any, int], Any]] = {
+    dict: _object,
+    list: _array,
+    tuple: _array,
+    int: _integer,
+    float: _number,
+}
+"""How each of JSON's own types is taken; asked by exact type, because a subclass may be anything."""
 
 
 def _find_surrogate(value: object) -> list[str | int] | None:

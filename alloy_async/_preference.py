@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from ._clock import Cancellable, Clock
 from ._consent._opt_in import OptInState
-from ._futures import CommandFuture, FailureLog
+from ._futures import CommandFuture
 from .errors import AlloyClosed, ConsentStoreError
 from .stores.base import Preference, Store, VisitorKey
 
@@ -35,7 +35,6 @@ class PreferenceKeeper:
         key: whose choice it is.
         max_age: seconds a choice is valid.
         clock: where time comes from.
-        failures: where a failure is counted that nobody awaited.
         logger: hears of a refusal that could not be saved.
     """
 
@@ -47,7 +46,6 @@ class PreferenceKeeper:
         *,
         max_age: float,
         clock: Clock,
-        failures: FailureLog,
         logger: logging.Logger,
     ) -> None:
         self._gate = gate
@@ -55,7 +53,6 @@ class PreferenceKeeper:
         self._key = key
         self._max_age = max_age
         self._clock = clock
-        self._failures = failures
         self._logger = logger
         self._ticket = 0
         self._wish: Wish | None = None
@@ -83,19 +80,17 @@ class PreferenceKeeper:
             self._refused = preference.purposes == "none"
             self._gate.choose(preference.purposes, until=preference.expires_at)
 
-    def keep(self, wish: Wish) -> CommandFuture[Wish]:
+    def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take a choice; the future ends when the newest choice is written, with that choice.
 
         It ends with ``ConsentStoreError`` when it could not be written. Cancelling it never withdraws the choice.
         """
-        future: CommandFuture[Wish] = CommandFuture(self._failures)
         self._waiting.append(future)
         self._ticket += 1
         self._wish, self._unsaved = wish, None
         self._call_off_retry()
         self._narrow(wish)
         self._start()
-        return future
 
     async def finish(self) -> None:
         """Finish what is being written, and try once more what could not be written."""

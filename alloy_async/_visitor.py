@@ -87,7 +87,6 @@ class Visitor:
             key,
             max_age=settings.preference_max_age,
             clock=clock,
-            failures=failures,
             logger=logger,
         )
         self._key = key
@@ -106,13 +105,12 @@ class Visitor:
 
     # Choices
 
-    def choose(self, wish: Wish) -> CommandFuture[Wish]:
+    def choose(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
-        future = self.keeper.keep(wish)
+        self.keeper.keep(wish, future)
         if wish != "all":
             self.identity.erase()
             self._recall()
-        return future
 
     def _recall(self) -> None:
         in_slices(self.open_commands(), self._end_if_refused)

@@ -107,10 +107,7 @@ class Identity:
         """
         if not isinstance(hint, str) or not _HINT.fullmatch(hint):
             return
-        sensible = (
-            isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 < ttl <= _LONGEST_HINT_TTL
-        )
-        self._hint, self._hint_until = hint, now + (ttl if sensible else _DEFAULT_HINT_TTL)
+        self._hint, self._hint_until = hint, now + _hint_ttl(ttl)
 
     def hint(self, now: float) -> str | None:
         """Return the region to call, or None while there is none (``now`` in monotonic seconds)."""
@@ -170,6 +167,12 @@ def read_stored(fpid: object, ecid: object, customer_ids: object) -> StoredIdent
     except (ValueError, Unfit):
         return None
     return StoredIdentity(fpid, ecid, checked)
+
+
+def _hint_ttl(ttl: object) -> float:
+    if isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 < ttl <= _LONGEST_HINT_TTL:
+        return ttl
+    return _DEFAULT_HINT_TTL
 
 
 def _namespace(name: object) -> str:

@@ -372,7 +372,8 @@ class _Waiter:
     def __init__(self, state: OptInState, failures: FailureLog, loop: asyncio.AbstractEventLoop) -> None:
         self._state = state
         self.epoch = state.epoch
-        self.future: CommandFuture[Purposes] = CommandFuture(failures, owner=self, loop=loop)
+        self.future: CommandFuture[Purposes] = CommandFuture(failures, loop=loop)
+        self.future.belongs_to(self)
 
     def park(self) -> None:
         """Wait."""

@@ -7,7 +7,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .._consent._rules import parse_choice
 from .._database import Database, Unsafe

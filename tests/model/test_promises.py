@@ -21,8 +21,10 @@ from alloy_async import (
     ConsentStoreError,
     InvalidCommand,
     ParkingFull,
+    _courier,
+    _slices,
+    _visitor,
 )
-from alloy_async import _courier, _slices, _visitor
 from alloy_async._consent import _opt_in
 from alloy_async.testing import CountingIds, ManualClock
 

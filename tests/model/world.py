@@ -25,7 +25,7 @@ ANSWERS = {
         200, {}, b'{"handle":[],"warnings":[{"type":"https://ns.adobe.com/aep/errors/EXEG-0301-200"}]}'
     ),
     "broken": lambda: EdgeResponse(200, {}, b"<html>"),
-    "bug in a transport": lambda: ZeroDivisionError(),
+    "bug in a transport": ZeroDivisionError,
 }
 
 

@@ -38,7 +38,7 @@ async def commands(alloy: Alloy) -> None:
     assert_type(alloy.event(type="a", xdm={"b": 1}, data=[1], merge_id="c"), asyncio.Future[EventResult])
     assert_type(alloy.event(view_start=True, decision_scopes=["a"]), asyncio.Future[EventResult])
     assert_type(alloy.opt_in(purposes="all"), asyncio.Future[Purposes])
-    assert_type(alloy.forget(), asyncio.Future[None])
+    assert_type(alloy.forget(), asyncio.Future[Purposes])
     assert_type(alloy.flush(), asyncio.Future[None])
     assert_type(alloy.get_ecid(), asyncio.Future[str])
     assert_type(alloy.set_customer_ids({"CRMID": {"id": "a", "primary": True}}), asyncio.Future[None])

@@ -1,0 +1,189 @@
+"""Who the visitor is: FPID, ECID, customer ids, region."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from conftest import settle
+from hypothesis import given, strategies as st
+
+from alloy_async import Alloy, ConsentDeclined, EdgeError, InvalidCommand
+from alloy_async._json import Unfit
+from alloy_async.edge import EdgeResponse
+from alloy_async.identity import Identity, StoredIdentity, parse_customer_ids, read_stored
+from alloy_async.testing import RecordingEdge
+
+ECID = "41861666193140161934276845651148876988"
+FPID = "00000000-0000-4000-8000-000000000001"
+
+names = st.sampled_from(["CRMID", "Email", "Loyalty"])
+entries = st.fixed_dictionaries({"id": st.just("u-1")}, optional={"primary": st.booleans()})
+
+
+def identity_map(identity):
+    return json.loads(identity.identity_map())
+
+
+@given(st.lists(st.dictionaries(names, entries, max_size=3)), st.booleans())
+def test_there_is_exactly_one_primary_identity(calls, knows_ecid):
+    """Whatever was set and learned, an event has one primary identity: the last one that was said to be."""
+    identity = Identity()
+    identity.adopt(StoredIdentity(FPID, ECID if knows_ecid else None, {}))
+    for customer_ids in calls:
+        try:
+            identity.set_customer_ids(parse_customer_ids(customer_ids))
+        except Unfit:
+            continue
+    flat = [entry["primary"] for entries in identity_map(identity).values() for entry in entries]
+    assert flat.count(True) == 1
+
+
+def test_an_ecid_takes_the_place_of_the_fpid():
+    """Once the edge has told its id, that one is sent."""
+    identity = Identity()
+    identity.adopt(StoredIdentity(FPID, None, {}))
+    assert list(identity_map(identity)) == ["FPID"]
+    assert identity.learn_ecid(ECID)
+    assert not identity.learn_ecid(ECID), "no news the second time"
+    assert identity_map(identity) == {"ECID": [{"id": ECID, "authenticatedState": "ambiguous", "primary": True}]}
+
+
+@pytest.mark.parametrize("ecid", [None, 5, "", "123", ECID + "0", "x" * 38, "٣" * 38 + "x"])
+def test_what_is_no_ecid_teaches_nothing(ecid):
+    """An answer may hold anything; only 38 digits are an ECID."""
+    assert not Identity().learn_ecid(ecid)
+
+
+def test_erasing_leaves_nothing():
+    """After a refusal nothing of the identity is left in memory."""
+    identity = Identity()
+    identity.adopt(StoredIdentity(FPID, ECID, {"CRMID": {"id": "u", "authenticatedState": "ambiguous", "primary": True}}))
+    identity.learn_hint("or2", 60, 0.0)
+    identity.identity_map()
+    identity.erase()
+    assert vars(identity) == vars(Identity())
+
+
+@pytest.mark.parametrize(
+    ("given_ids", "path"),
+    [
+        (None, "customer_ids"),
+        ({}, "customer_ids"),
+        ({"": {"id": "x"}}, "customer_ids"),
+        ({5: {"id": "x"}}, "customer_ids"),
+        ({"ECID": {"id": "x"}}, "customer_ids.ECID"),
+        ({"CRMID": "x"}, "customer_ids.CRMID"),
+        ({"CRMID": {}}, "customer_ids.CRMID.id"),
+        ({"CRMID": {"id": 5}}, "customer_ids.CRMID.id"),
+        ({"CRMID": {"id": "\ud800"}}, "customer_ids.CRMID.id"),
+        ({"CRMID": {"id": "x" * 1_025}}, "customer_ids.CRMID.id"),
+        ({"CRMID": {"id": "x", "ids": 1}}, "customer_ids.CRMID.ids"),
+        ({"CRMID": {"id": "x", "primary": "yes"}}, "customer_ids.CRMID.primary"),
+        ({"CRMID": {"id": "x", "hash": 1}}, "customer_ids.CRMID.hash"),
+        ({"CRMID": {"id": "x", "authenticatedState": "maybe"}}, "customer_ids.CRMID.authenticatedState"),
+        ({"A": {"id": "x", "primary": True}, "B": {"id": "y", "primary": True}}, "customer_ids"),
+    ],
+)
+async def test_wrong_customer_ids_are_refused_by_name(alloy, given_ids, path):
+    """What cannot be sent is named, and nothing of it is kept."""
+    error = alloy.set_customer_ids(given_ids).exception()
+    assert isinstance(error, InvalidCommand)
+    assert error.path == path
+
+
+async def test_customer_ids_wait_for_consent_and_are_hashed(alloy, edge):
+    """They travel with later events: hashed as asked, kept under their namespace."""
+    waiting = alloy.set_customer_ids({
+        "CRMID": {"id": "User@Example.com ", "hash": True, "primary": True, "authenticatedState": "authenticated"},
+        "Email_LC_SHA256": {"id": " User@Example.com ", "hash": True},
+    })
+    await settle()
+    assert not waiting.done()
+    await alloy.opt_in(purposes="all")
+    await waiting
+    await alloy.event()
+    sent = edge.events[0]["xdm"]["identityMap"]
+    assert sent["CRMID"] == [
+        {
+            "id": hashlib.sha256(b"User@Example.com ").hexdigest(),
+            "authenticatedState": "authenticated",
+            "primary": True,
+        }
+    ]
+    assert sent["Email_LC_SHA256"][0]["id"] == hashlib.sha256(b"user@example.com").hexdigest()
+    assert not sent["FPID"][0]["primary"]
+
+
+async def test_customer_ids_are_refused_without_consent(alloy):
+    """After a no they are refused like events."""
+    waiting = alloy.set_customer_ids({"CRMID": {"id": "x"}})
+    await alloy.opt_in(purposes="none")
+    assert isinstance(waiting.exception(), ConsentDeclined)
+
+
+async def test_an_event_that_names_its_person_gets_no_identity_of_ours(alloy, edge):
+    """Replaying other people's events does not stitch them to this visitor, nor teach us their ids."""
+    theirs = {"CRMID": [{"id": "somebody", "primary": True}]}
+    await alloy.opt_in(purposes="all")
+    await alloy.event(xdm={"identityMap": theirs}, view_start=True)
+    await alloy.event()
+    assert edge.events[0]["xdm"]["identityMap"] == theirs
+    assert list(edge.events[1]["xdm"]["identityMap"]) == ["FPID"], "the answer to their event taught nothing"
+
+
+async def test_the_identity_is_the_same_after_a_restart(options, edge):
+    """The FPID is kept before it is first used, the ECID once it is known."""
+    async with Alloy() as first:
+        await first.configure(**options)
+        await first.opt_in(purposes="all")
+        await first.event()
+        ecid = await first.get_ecid()
+    async with Alloy() as second:
+        await second.configure(**options | {"transport": (later := RecordingEdge())})
+        await second.event()
+        assert await second.get_ecid() == ecid
+    assert [request.action for request in later.requests] == ["collect"], "the ECID is known without asking"
+    assert list(later.events[0]["xdm"]["identityMap"]) == ["ECID"]
+
+
+async def test_get_ecid_asks_once_for_everybody(alloy, edge):
+    """However many wait, one request asks, and it carries the FPID."""
+    waiting = [alloy.get_ecid() for _ in range(5)]
+    await alloy.opt_in(purposes="all")
+    assert {await future for future in waiting} == {ECID}
+    assert [request.action for request in edge.requests] == ["acquire"]
+    body = edge.requests[0].body
+    assert body["query"] == {"identity": {"fetch": ["ECID"]}}
+    assert list(body["xdm"]["identityMap"]) == ["FPID"]
+
+
+async def test_get_ecid_is_refused_with_the_visitor(alloy, edge):
+    """A no ends those that wait, also while the question is on the wire; nothing of the answer is learned."""
+    await alloy.opt_in(purposes="all")
+    edge.hold()
+    waiting = alloy.get_ecid()
+    await settle()
+    await alloy.opt_in(purposes="none")
+    assert isinstance(waiting.exception(), ConsentDeclined)
+    edge.release()
+    await settle()
+    assert isinstance(alloy.get_ecid().exception(), ConsentDeclined)
+
+
+async def test_an_answer_without_an_ecid_is_an_error(alloy, edge):
+    """Asking ends with an error, never without an end, and may be tried again."""
+    edge.answers.append(EdgeResponse(200, {}, b'{"handle": []}'))
+    await alloy.opt_in(purposes="all")
+    with pytest.raises(EdgeError, match="names no ECID"):
+        await alloy.get_ecid()
+    assert await alloy.get_ecid() == ECID
+
+
+@pytest.mark.parametrize(
+    "row", [(None, None, "{}"), (FPID, 5, "{}"), (FPID, None, None), (FPID, None, "{"), (FPID, None, "[1]")]
+)
+def test_a_damaged_row_is_no_identity(row):
+    """What a store hands back is checked like anything else."""
+    assert read_stored(*row) is None
