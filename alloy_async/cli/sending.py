@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from .. import Alloy, AlloyError, ConsentStoreError, Settings, Statistics
+from .. import Alloy, AlloyError, ConfigurationError, ConsentStoreError, Settings, Statistics
 from ..stores import Preference, SQLiteStore, VisitorKey
 from .choice import Choice, CommandLineStore, Plan, Wish, make_plan
 from .delivery import Delivery
@@ -126,15 +126,17 @@ class Sending:
             await asyncio.wait({task})
             self._report.pause()
             if interruption.signal is not None:
-                warn(f"Interrupted; what is under way gets at most {grace:g} s. Ctrl-C again ends it at once.")
+                warn(
+                    f"Interrupted; what is under way gets at most {grace:g} s. Ctrl-C again ends it at once."
+                )
             books = await self._alloy.aclose(grace)
             await self._delivery.settle()
         problem = None if task.cancelled() else task.exception()
         if problem is not None:
             warn(_sentence(problem))
         self._report.finish(self._summary(books, interrupted=interruption.signal is not None))
-        if isinstance(problem, CannotRun):
-            return problem.status
+        if isinstance(problem, (CannotRun, ConfigurationError)):
+            return getattr(problem, "status", 2)
         return 0 if problem is None and books.delivered == self._delivery.lines else 1
 
     def _summary(self, books: Statistics, *, interrupted: bool) -> Summary:

@@ -8,8 +8,10 @@ import re
 import select
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 import alloy_async
 
@@ -74,20 +76,21 @@ class Person:
     def __init__(self, *arguments: str, data: bytes | None = None, **variables: str) -> None:
         self._screen, terminal = os.openpty()
         self._seen = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BECOME_OWNER, os.ttyname(terminal), *command(*arguments)],
-            stdin=terminal if data is None else subprocess.PIPE,
-            stdout=terminal,
-            stderr=terminal,
-            env=environment(**variables),
-            start_new_session=True,
-        )
+        # A file and not a pipe: a program that stops reading must not stop the test.
+        with tempfile.TemporaryFile() as file:
+            file.write(data or b"")
+            file.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BECOME_OWNER, os.ttyname(terminal), *command(*arguments)],
+                stdin=terminal if data is None else file,
+                stdout=terminal,
+                stderr=terminal,
+                env=environment(**variables),
+                start_new_session=True,
+            )
         os.close(terminal)
-        if data is not None:
-            self._process.stdin.write(data)
-            self._process.stdin.close()
 
-    def __enter__(self) -> Person:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -50,10 +50,13 @@ def test_it_shows_every_choice_or_the_one_that_is_meant(tmp_path):
     """Without ids it lists all; ids narrow the list."""
     keep(tmp_path, (HERE, Preference("all", CHOSEN, EXPIRES)), (THERE, Preference("none", CHOSEN, EXPIRES)))
     assert [(found["datastream"], found["choice"]) for found in look(tmp_path)] == [
-        ("stream-1", "all"), ("stream-2", "none"),
+        ("stream-1", "all"),
+        ("stream-2", "none"),
     ]
     assert [found["choice"] for found in look(tmp_path, "--config-id", "stream-2")] == ["none"]
-    assert [found["choice"] for found in look(tmp_path, "--org-id", "A@AdobeOrg", "--config-id", "stream-1")] == ["all"]
+    assert [
+        found["choice"] for found in look(tmp_path, "--org-id", "A@AdobeOrg", "--config-id", "stream-1")
+    ] == ["all"]
     assert look(tmp_path, "--org-id", "B@AdobeOrg") == []
 
 

@@ -42,7 +42,9 @@ def test_it_is_plain_in_a_pipe_and_quiet_on_standard_error():
 
 def test_settings_of_the_machine_do_not_reach_it():
     """Variables for real use, and a proxy, change nothing."""
-    done = run("demo", ALLOY_MAX_PARKED="1", ALLOY_EDGE_DOMAIN="edge.example", HTTP_PROXY="http://127.0.0.1:9")
+    done = run(
+        "demo", ALLOY_MAX_PARKED="1", ALLOY_EDGE_DOMAIN="edge.example", HTTP_PROXY="http://127.0.0.1:9"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -63,8 +63,18 @@ def test_it_tells_its_version():
     assert (done.returncode, done.stdout) == (0, f"alloy-async {alloy_async.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["demo", "--help"], ["serve", "--help"], ["send", "--help"],
-                                   ["consent", "--help"], ["consent", "show", "--help"], ["consent", "forget", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["demo", "--help"],
+        ["serve", "--help"],
+        ["send", "--help"],
+        ["consent", "--help"],
+        ["consent", "show", "--help"],
+        ["consent", "forget", "-h"],
+    ],
+)
 def test_every_command_explains_itself(words):
     """``--help`` prints how a command is used, and exits with 0."""
     pytest.importorskip("typer")

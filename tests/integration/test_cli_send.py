@@ -45,7 +45,11 @@ def test_every_real_event_arrives_equal(url, arguments):
         pytest.skip("the file of real events is not on this machine")
     done = run("send", str(REAL_EVENTS), *arguments, "--opt-in", "all")
     lines = [line for line in REAL_EVENTS.read_bytes().split(b"\n") if line.strip()]
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{len(lines)} lines: {len(lines)} delivered\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"{len(lines)} lines: {len(lines)} delivered\n",
+        "",
+    )
     arrived = [event["xdm"] for event in read_back(url)]
     assert len(arrived) == len(lines)
     for line in sorted(lines, key=len, reverse=True):  # the short ones stand in many
@@ -135,7 +139,9 @@ def test_a_bad_line_is_reported_and_the_rest_goes_on(url, arguments):
     done = run("send", "-", *arguments, "--opt-in", "all", data=BAD + b'\xff\n{"n": 3}\n')
     assert (done.returncode, done.stdout) == (1, "10 lines: 2 delivered, 8 unusable\n")
     for number, reason in REASONS.items():
-        assert any(line.startswith(f"line {number}: ") and reason in line for line in done.stderr.splitlines())
+        assert any(
+            line.startswith(f"line {number}: ") and reason in line for line in done.stderr.splitlines()
+        )
     assert len(done.stderr.splitlines()) == len(REASONS) and "\x1b" not in done.stderr
     assert received(url) == [1, 3]
 
@@ -155,7 +161,12 @@ def test_json_has_one_object_a_line_and_a_summary_that_adds_up(url, arguments):
     *problems, summary = map(json.loads, done.stdout.splitlines())
     assert [(found["type"], found["line"]) for found in problems] == [("problem", 2), ("problem", 4)]
     assert all(found["reason"] for found in problems)
-    assert (summary["type"], summary["lines"], summary["unusable"], summary["accepted"]) == ("summary", 4, 2, 2)
+    assert (summary["type"], summary["lines"], summary["unusable"], summary["accepted"]) == (
+        "summary",
+        4,
+        2,
+        2,
+    )
     assert (summary["delivered"], summary["choice"], summary["interrupted"]) == (2, "all", False)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -190,6 +201,12 @@ def test_options_that_cannot_be_used_are_usage_errors(words, said):
     done = run("send", "-", *words, data=b"{}")
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_setting_from_the_environment_that_cannot_be_used_is_a_usage_error(arguments):
+    """What is found out only when the way to the edge is built is a usage error too."""
+    done = run("send", "-", *arguments, "--opt-in", "all", data=b"{}", ALLOY_CA_BUNDLE="/missing.pem")
+    assert done.returncode == 2 and "ca_bundle" in done.stderr and "Traceback" not in done.stderr
 
 
 # The choice

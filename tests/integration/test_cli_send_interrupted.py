@@ -28,7 +28,9 @@ class HoldingEdge:
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                (length,) = (int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:")
+                (length,) = (
+                    int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"
+                )
                 await reader.readexactly(length)
                 self.asked.set()
                 await self.answering.wait()
@@ -44,7 +46,7 @@ async def edge():
     """A holding edge on loopback."""
     edge = HoldingEdge()
     server = await asyncio.start_server(edge.take, "127.0.0.1", 0)
-    edge.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    edge.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     yield edge
     edge.answering.set()
     server.close()

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+from typing import Self
 
 import pytest
 
@@ -31,7 +32,7 @@ class Served:
             start_new_session=True,
         )
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> Self:
         self.lines = ""
         while "Ctrl-C" not in self.lines:
             line = self.process.stdout.readline()
