@@ -46,6 +46,13 @@ def tests(session: nox.Session, extras: str) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Break each promise in a copy of the package, and see that the state machine notices."""
+    session.install("-e", ".", *group("tests"))
+    session.run("python", "tests/model/mutants.py", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff finds nothing to complain about and nothing to reformat."""

@@ -46,11 +46,13 @@ class FailureLog:
         self._noted: deque[AlloyError] = deque()
         self._arranged = False
         # Runs when this object dies or the interpreter exits, so that the last failures of a script are heard too.
-        weakref.finalize(self, _log_failures, logger, self._noted)
+        self._at_exit = weakref.finalize(self, _log_failures, logger, self._noted)
 
     def note(self, error: AlloyError, loop: asyncio.AbstractEventLoop) -> None:
         """Count a failure. May be called from a finaliser, hence from any thread."""
         self._noted.append(error)
+        if not self._at_exit.alive:  # the interpreter is exiting: there is no later moment to gather for
+            self.flush()
         if self._arranged:
             return
         self._arranged = True

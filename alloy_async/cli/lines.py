@@ -55,9 +55,8 @@ class LineCutter:
         """Return the lines that end in this chunk."""
         *whole, rest = chunk.split(b"\n")
         lines = [self._line(piece) for piece in whole]
-        self._rest = (self._rest + rest)[
-            : MAX_LINE + 1
-        ]  # more of a line that is too long is not worth keeping
+        # More of a line that is too long is not worth keeping.
+        self._rest = (self._rest + rest)[: MAX_LINE + 1]
         return lines
 
     def end(self) -> list[Line]:

@@ -88,8 +88,10 @@ def run(
     """
     listener = _listen(host, port)
     try:
-        (announce or _to_standard_error)(_announcement(listener))
-        _Server(_config(app)).run(sockets=[listener])
+        server = _Server(_config(app))
+        # Said once it serves and obeys signals, not before: whoever reads the line may press Ctrl-C at once.
+        server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener))
+        server.run(sockets=[listener])
     finally:
         listener.close()
 
@@ -100,6 +102,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = threading.Event()
+        self.when_ready: Callable[[], object] = lambda: None
         self.failure: BaseException | None = None
 
     def run_quietly(self, listener: socket.socket) -> None:
@@ -113,6 +116,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+        self.when_ready()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ for _module in ("typer", "rich", "starlette", "uvicorn"):
 from command_line import IDS, Person, count, read_back, run  # noqa: E402 - after the check for its packages
 
 from alloy_async.devserver import create_app, serving  # noqa: E402 - as above
+from alloy_async.stores import Preference, SQLiteStore, VisitorKey
 
 pytestmark = pytest.mark.integration
 REAL_EVENTS = Path(__file__).parents[2].parent / "shared" / "data" / "xdm-events.jsonl"
@@ -240,6 +242,25 @@ def test_a_stored_consent_is_used_without_asking(url, arguments, tmp_path):
     assert run("send", "-", *kept, "--opt-in", "none", data=b'{"n": 3}').returncode == 1
     assert run("send", "-", *kept, data=b'{"n": 4}').returncode == 1
     assert received(url) == [1, 2]
+
+
+def test_a_stored_choice_that_has_expired_counts_as_not_made(url, arguments, tmp_path):
+    """An old refusal stands in nobody's way any more, and an old consent permits nothing."""
+    kept = [*arguments, "--state-dir", str(tmp_path)]
+    keep(tmp_path, Preference("none", 1_000.0, 2_000.0))
+    assert run("send", "-", *kept, "--opt-in", "all", data=b'{"n": 1}').returncode == 0
+    keep(tmp_path, Preference("all", 1_000.0, 2_000.0))
+    assert run("send", "-", *kept, data=b'{"n": 2}').returncode == 2
+    assert received(url) == [1]
+
+
+def keep(folder: Path, preference: Preference) -> None:
+    async def save() -> None:
+        store = SQLiteStore(folder)
+        await store.save_preference(VisitorKey(IDS[3], IDS[1]), preference)
+        await store.aclose()
+
+    asyncio.run(save())
 
 
 def test_without_a_folder_the_choice_lasts_for_the_run(arguments, tmp_path):

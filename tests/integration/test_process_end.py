@@ -90,8 +90,23 @@ def test_failures_after_the_loop_has_ended_are_said_too(run):
             await alloy.configure(**options)
             await alloy.opt_in(purposes="none")
             return [alloy.event() for _ in range(7)]
-        futures = asyncio.run(main())
-        del futures
+        import gc
+        asyncio.run(main())
+        gc.collect()
     """)
     assert "7 ConsentDeclined that nobody awaited" in done.stderr
     assert done.stderr.count("nobody awaited") == 1
+
+
+def test_failures_that_live_as_long_as_the_interpreter_are_said_too(run):
+    """Also what a module keeps until the very end is not lost without a word."""
+    done = run("""
+        async def main():
+            alloy = Alloy()
+            await alloy.configure(**options)
+            await alloy.opt_in(purposes="none")
+            return [alloy.event() for _ in range(3)]
+        futures = asyncio.run(main())
+    """)
+    counts = [int(line.split()[1]) for line in done.stderr.splitlines() if "nobody awaited" in line]
+    assert sum(counts) == 3

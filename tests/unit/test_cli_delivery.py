@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from conftest import IDS
 from alloy_async import Alloy, Settings
 from alloy_async.cli.delivery import MAX_UNDER_WAY, Delivery
 from alloy_async.cli.lines import Line
+from alloy_async.edge.transport import EdgeResponse
 from alloy_async.stores import MemoryStore
 from alloy_async.testing import RecordingEdge
 
@@ -141,6 +143,39 @@ async def test_every_line_is_heard_of_once():
     await run.deliver(contents)
     assert run.listener.size == sum(len(content) + 1 for content in contents)
     assert [number for number, _ in run.listener.problems] == [2, 4] and run.delivery.lines == 4
+
+
+def ignored(code: str) -> EdgeResponse:
+    problem = {
+        "type": f"https://ns.adobe.com/aep/errors/{code}",
+        "status": 200,
+        "title": "A title of the edge",
+    }
+    return EdgeResponse(200, {}, json.dumps({"requestId": "r", "handle": [], "warnings": [problem]}).encode())
+
+
+async def test_a_refusal_of_the_edge_is_a_finding_about_the_line():
+    """The visitor's own refusal is one fact about the run; the edge's is told with the line."""
+    run = Run(["all"])
+    run.edge.answers.append(ignored("EXEG-0301-200"))
+    await run.deliver([b"{}"])
+    (found,) = run.listener.problems
+    assert found[0] == 1 and "EXEG-0301" in found[1] and run.alloy.statistics().refused == 1
+
+
+async def test_a_refusal_of_the_visitor_is_no_finding_about_the_line():
+    """It is counted, and not told line by line."""
+    run = Run(["none"])
+    await run.deliver(numbered(3))
+    assert run.listener.problems == [] and run.alloy.statistics().refused == 3
+
+
+async def test_remarks_of_the_edge_are_passed_on():
+    """A warning in the answer is told with the line that it is about; the line is delivered."""
+    run = Run(["all"])
+    run.edge.answers.append(ignored("EXEG-0205-200"))
+    await run.deliver([b"{}"])
+    assert run.listener.notes == [(1, "A title of the edge")] and run.alloy.statistics().delivered == 1
 
 
 async def test_an_error_of_the_source_loses_nothing_that_was_read():

@@ -581,6 +581,25 @@ async def test_lock_that_is_released_in_time_is_waited_for(tmp_path):
     await store.aclose()
 
 
+@pytest.mark.parametrize("purposes", ["all", "none"])
+async def test_choice_is_written_under_one_lock(store, purposes):
+    """From its first look into the file until it is written, no other process can write in between."""
+    await store.save_preference(KEY, choice("all"))
+    refused = []
+
+    def while_writing(statement):
+        if statement.startswith("INSERT OR REPLACE INTO preference"):
+            with closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other:
+                try:
+                    other.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    refused.append(str(error))
+
+    await store._database.run(lambda connection: connection.set_trace_callback(while_writing))
+    await store.save_preference(KEY, choice(purposes))
+    assert refused == ["database is locked"]
+
+
 async def test_full_disk(tmp_path, edge, clock, monkeypatch):
     """On a full disk no choice can be kept: "all" releases nothing, "none" holds in memory."""
     prepare = sqlite._prepare
@@ -617,6 +636,17 @@ async def test_bad_file_that_is_moved_away_is_bad_no_more(tmp_path, edge, clock)
         (tmp_path / "alloy.sqlite3").rename(tmp_path / "away")
         await alloy.opt_in(purposes="all")
     assert (await look(tmp_path)).purposes == "all"
+
+
+async def test_write_ahead_log_of_another_tool_is_not_kept(tmp_path):
+    """A file that some tool has switched to a write-ahead log is switched back: the log would keep what was erased."""
+    change(await keep(tmp_path), "PRAGMA journal_mode = WAL")
+    store = SQLiteStore(tmp_path)
+    await store.save_identity(KEY, IDENTITY)
+    await store.save_preference(KEY, choice("none"))
+    found = [path.name for path in tmp_path.iterdir() if IDENTITY.fpid.encode() in path.read_bytes()]
+    await store.aclose()
+    assert found == []
 
 
 @pytest.mark.parametrize("how", ["delete", "replace"])

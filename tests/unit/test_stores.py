@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from conftest import settle
 
+from alloy_async import Alloy
 from alloy_async.stores import MemoryStore, SQLiteStore
 from alloy_async.testing import StoreConformance
 
@@ -59,6 +61,29 @@ async def test_suite_finds_a_broken_promise(store, test):
     """The suite fails, and says which rule, for a store that breaks one."""
     with pytest.raises(AssertionError, match=r"expected .*, the store says "):
         await getattr(StoreConformance(), test)(store)
+
+
+class _Foreign(MemoryStore):
+    """A store that raises what no store should raise, wherever an identity is concerned."""
+
+    async def load_identity(self, key):
+        raise RuntimeError("the cable is out")
+
+    async def save_identity(self, key, identity):
+        raise RuntimeError("the cable is out")
+
+
+async def test_store_that_raises_a_foreign_error_holds_no_event(options, edge):
+    """An event goes out with a new identity although the store raises what it should not."""
+    options["store"] = _Foreign()
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        await alloy.opt_in(purposes="all")
+        event = alloy.event(type="a")
+        await settle(100)
+        assert event.done()
+        await event
+    assert edge.event_types == ["a"]
 
 
 def test_suite_needs_no_pytest():
