@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -43,6 +43,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 DEFAULT_GRACE = 5.0
 """Seconds that closing waits for what is under way."""
+
+RELEASE_TIME = 2.0
+"""Seconds that closing waits for connections and files; a disk that hangs must not keep a process alive."""
 
 
 class Alloy:
@@ -545,16 +548,22 @@ class _Engine:
 
     async def stop(self, grace: float) -> None:
         """End everything: what is parked at once, what is under way after at most ``grace`` seconds."""
-        finishing = asyncio.get_running_loop().create_task(self._finish(), name="alloy-finish")
-        timer = self.clock.call_later(grace, finishing.cancel)
-        await asyncio.wait([finishing])
-        timer.cancel()
+        await self._within(grace, self._finish())
         if self.starting is not None:
             self.starting.cancel()
         await self._close_gate()
         await self.visitor.stop()
         await self._courier.stop()
-        await self._release_resources()
+        await self._within(RELEASE_TIME, self._release_resources())
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for at most so many seconds; what it was waiting for then is given up."""
+        task = asyncio.get_running_loop().create_task(work, name="alloy-close")
+        timer = self.clock.call_later(seconds, task.cancel)
+        await asyncio.wait([task])
+        timer.cancel()
+        if not task.cancelled() and task.exception() is not None:
+            self._logger.error("closing went wrong with %s", type(task.exception()).__name__)
 
     async def _finish(self) -> None:
         """Let what is under way come to its end: configure, choices, requests, writes to the store."""
@@ -640,7 +649,9 @@ def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: Com
     except AlloyError as raised:
         error = raised
     except Exception as raised:  # noqa: BLE001 - for example an object that another thread changes meanwhile
-        detail = f": {raised}" if isinstance(raised, ImportError) else ""  # a broken installation is not a secret
+        detail = (
+            f": {raised}" if isinstance(raised, ImportError) else ""
+        )  # a broken installation is not a secret
         error = InvalidCommand(name, f"it could not be carried out ({type(raised).__name__}{detail}).")
     else:
         return

@@ -54,6 +54,7 @@ class Database:
         self._jobs: SimpleQueue[_Job | _End] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process = 0
+        self._lock = threading.Lock()
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, create: bool = True) -> T:
         """Run a function on the connection, and return what it returns.
@@ -69,18 +70,19 @@ class Database:
             FileNotFoundError: there is no file, and none was to be made.
             OSError: the file or its folder could not be made, or is ``Unsafe``.
         """
-        jobs = self._ensure_thread()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        jobs.put(_Job(work, future, create))
+        with self._lock:  # so that no job is put behind the end of a thread that somebody else is closing
+            self._ensure_thread().put(_Job(work, future, create))
         return await future
 
     async def aclose(self) -> None:
         """Close the connection and end the thread, after the jobs that wait."""
-        if self._thread is None or self._process != os.getpid():
-            return
-        self._thread = None
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._jobs.put(ended)
+        with self._lock:
+            if self._thread is None or self._process != os.getpid():
+                return
+            self._thread = None
+            self._jobs.put(ended)
         await ended
 
     def _ensure_thread(self) -> SimpleQueue[_Job | _End]:
@@ -129,7 +131,8 @@ def _work(jobs: SimpleQueue[_Job | _End], path: Path, prepare: Callable[[sqlite3
 def _discard(connection: sqlite3.Connection | None) -> None:
     """Close after an error, so that the next job opens the file again, perhaps with better luck."""
     if connection is not None:
-        connection.close()
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
 
 
 def _open(path: Path, prepare: Callable[[sqlite3.Connection], None], *, create: bool) -> sqlite3.Connection:
@@ -137,9 +140,10 @@ def _open(path: Path, prepare: Callable[[sqlite3.Connection], None], *, create: 
     connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
     try:
         # A rollback journal, not a write-ahead log: with secure_delete it leaves nothing readable of what was erased.
+        connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA synchronous = EXTRA")
         prepare(connection)
     except BaseException:
         connection.close()
@@ -193,7 +197,9 @@ def _check_folder(folder: Path) -> None:
     One such file is a rollback journal, which SQLite would apply; so the sticky bit of a folder like /tmp is no help.
     """
     status = folder.stat()
-    if hasattr(os, "geteuid") and status.st_uid not in {os.geteuid(), 0}:
+    if os.name != "posix":
+        return  # there are no such bits to look at
+    if status.st_uid not in {os.geteuid(), 0}:
         raise Unsafe(f"the folder {folder} belongs to user {status.st_uid}; choose another state_dir.")
     if status.st_mode & 0o022:
         raise Unsafe(

@@ -13,7 +13,7 @@ from ._futures import CommandFuture
 from .errors import AlloyClosed, ConsentStoreError
 from .stores.base import Preference, Store, VisitorKey
 
-__all__ = ["PreferenceKeeper"]
+__all__ = ["PreferenceKeeper", "describe_store_error"]
 
 Wish: TypeAlias = Literal["all", "none", "pending"]
 """What is to be kept; "pending" means: forget."""
@@ -69,7 +69,15 @@ class PreferenceKeeper:
         Raises:
             ConsentStoreError: the store could not say.
         """
-        preference = await self._store.load_preference(self._key)
+        try:
+            preference = await self._store.load_preference(self._key)
+        except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
+            problem = _as_store_error("load", error)
+        else:
+            return self._valid(preference)
+        raise problem
+
+    def _valid(self, preference: Preference | None) -> Preference | None:
         if preference is None or preference.expires_at <= self._clock.time():
             return None
         return preference
@@ -187,3 +195,14 @@ class PreferenceKeeper:
         self._unsaved = wish
         self._retry = self._clock.call_later(self._retry_delay, self._try_again)
         self._retry_delay = min(self._retry_delay * 2, LAST_RETRY)
+
+
+def describe_store_error(error: Exception) -> str:
+    """Say what a store failed with; a foreign error's own text may hold what must not be logged."""
+    return str(error) if isinstance(error, ConsentStoreError) else f"the store raised {type(error).__name__}"
+
+
+def _as_store_error(action: str, error: Exception) -> ConsentStoreError:
+    if isinstance(error, ConsentStoreError):
+        return error
+    return ConsentStoreError(action, "the store that was given", f"it raised {type(error).__name__}.")

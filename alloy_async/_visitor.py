@@ -18,7 +18,7 @@ from ._event import rebuild_event, with_identity
 from ._futures import CommandFuture, FailureLog
 from ._json import Unfit, decode
 from ._ledger import Ledger
-from ._preference import PreferenceKeeper, Wish
+from ._preference import PreferenceKeeper, Wish, describe_store_error
 from ._slices import SLICE, in_slices, slice_by_slice
 from .edge.protocol import Reply, event_room
 from .edge.transport import Withdrawn
@@ -26,7 +26,6 @@ from .errors import (
     AlloyClosed,
     AlloyError,
     ConsentDeclined,
-    ConsentStoreError,
     EdgeError,
     EventTooLarge,
     InvalidCommand,
@@ -284,8 +283,8 @@ class Visitor:
     async def _load_identity(self) -> StoredIdentity | None:
         try:
             return await self._store.load_identity(self._key)
-        except ConsentStoreError as error:
-            self._logger.warning("%s; going on with a new identity", error)
+        except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
+            self._logger.warning("%s; going on with a new identity", describe_store_error(error))
         return None
 
     def _save_identity_soon(self) -> None:
@@ -297,8 +296,8 @@ class Visitor:
             return
         try:
             await self._store.save_identity(self._key, self.identity.snapshot())
-        except ConsentStoreError as error:
-            self._logger.warning("%s; the identity holds until the process ends", error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._logger.warning("%s; the identity holds until the process ends", describe_store_error(error))
 
     async def _acquire(self) -> None:
         """Ask the edge for the ECID, once for everybody who waits for it."""

@@ -52,6 +52,8 @@ def serve(
             f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
         )
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        pass  # Ctrl-C came after the announcement, and before the server listened for it
     finally:
         edge.close()
 

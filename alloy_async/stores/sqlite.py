@@ -86,8 +86,7 @@ class SQLiteStore:
 
     async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
         """Keep a choice; a refusal erases the identity in the same transaction."""
-        await self._run("save", lambda connection: _save_preference(connection, key, preference))
-        if preference.purposes == "none":
+        if await self._run("save", lambda connection: _save_preference(connection, key, preference)):
             await self._sweep()
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
@@ -102,8 +101,8 @@ class SQLiteStore:
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice and identity."""
-        await self._run("forget", lambda connection: _forget(connection, key), create=False)
-        await self._sweep()
+        if await self._run("forget", lambda connection: _forget(connection, key), create=False):
+            await self._sweep()
 
     async def aclose(self) -> None:
         """Close the file and end the thread."""
@@ -118,13 +117,11 @@ class SQLiteStore:
         another process reads the file it cannot be rewritten; then it is tried again after the next erasing, and at
         close.
         """
+        self._unswept = True  # until it is done, also when the caller is cancelled in the middle
         try:
             await self._database.run(lambda connection: connection.execute("VACUUM").close(), create=False)
             self._unswept = False
-        except FileNotFoundError:
-            self._unswept = False
         except (sqlite3.Error, OSError) as error:
-            self._unswept = True
             _logger.info("%s: erased, and to be overwritten later: %s", self.path, error)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T | None]) -> T | None:
@@ -175,11 +172,13 @@ def _read_preference(
     return Preference(choice, chosen_at, expires_at, source, epoch)
 
 
-def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference: Preference) -> None:
+def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference: Preference) -> bool:
+    """Keep a choice, and return whether an identity was erased by it."""
+    erased = 0
     with _Transaction(connection):
         epoch = _epoch(connection, key, refusal=preference.purposes == "none")
         if preference.purposes == "none":
-            connection.execute(f"DELETE FROM identity {_WHERE}", key)  # noqa: S608 - names of ours
+            erased = connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
         connection.execute(
             "INSERT OR REPLACE INTO preference VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -191,6 +190,7 @@ def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference
                 epoch,
             ),
         )
+    return erased > 0
 
 
 def _epoch(connection: sqlite3.Connection, key: VisitorKey, *, refusal: bool) -> int:
@@ -217,11 +217,13 @@ def _save_identity(connection: sqlite3.Connection, key: VisitorKey, row: tuple[s
             connection.execute("INSERT OR REPLACE INTO identity VALUES (?, ?, ?, ?, ?, ?)", (*key, *row))
 
 
-def _forget(connection: sqlite3.Connection, key: VisitorKey) -> None:
+def _forget(connection: sqlite3.Connection, key: VisitorKey) -> bool:
+    """Erase what is kept of a visitor, and return whether there was anything."""
     with _Transaction(connection):
         connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
-        connection.execute(f"DELETE FROM preference {_WHERE}", key)  # noqa: S608 - names of ours
-        connection.execute(f"DELETE FROM identity {_WHERE}", key)  # noqa: S608 - names of ours
+        erased = connection.execute(f"DELETE FROM preference {_WHERE}", key).rowcount  # noqa: S608 - names of ours
+        erased += connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
+    return erased > 0
 
 
 class _Transaction:
@@ -242,7 +244,7 @@ class _Transaction:
 
 def _describe(error: Exception) -> str:
     """Say what is wrong and what to do about it."""
-    text = str(error)
+    text = str(getattr(error, "strerror", None) or error)
     advice = next((advice for sign, advice in _ADVICE.items() if sign in text), "")
     return f"{text.rstrip('.')}. {advice}".rstrip()
 

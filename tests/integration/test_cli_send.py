@@ -14,7 +14,7 @@ for _module in ("typer", "rich", "starlette", "uvicorn"):
 from command_line import IDS, Person, count, read_back, run  # noqa: E402 - after the check for its packages
 
 from alloy_async.devserver import create_app, serving  # noqa: E402 - as above
-from alloy_async.stores import Preference, SQLiteStore, VisitorKey
+from alloy_async.stores import Preference, SQLiteStore, VisitorKey  # noqa: E402 - as above
 
 pytestmark = pytest.mark.integration
 REAL_EVENTS = Path(__file__).parents[2].parent / "shared" / "data" / "xdm-events.jsonl"
