@@ -4,6 +4,8 @@ The front page: what most programs need. Stores, hooks, settings and test tools 
 ``alloy_async.stores``, ``alloy_async.hooks``, ``alloy_async.settings``, ``alloy_async.testing``.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._client import Alloy
 from ._consent._opt_in import OptInState, OptInStatistics
 from ._ledger import Statistics
@@ -24,7 +26,9 @@ from .errors import (
     OutboxFull,
     ParkingFull,
 )
-from .settings import Settings
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = [
     "Alloy",
@@ -49,3 +53,12 @@ __all__ = [
     "Statistics",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Settings is pydantic's, whose import takes longer than all of ours: it comes with the first configure().
+    if name == "Settings":
+        from .settings import Settings  # noqa: PLC0415 - as said above
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
 from ._commands import EventCommand, GatedCall
@@ -17,6 +17,7 @@ from ._event import build_event
 from ._futures import CommandFuture, FailureLog, HomeLoop
 from ._json import Unfit
 from ._ledger import Ledger, Statistics
+from ._options import BROWSER_ONLY, ConfigureOptions
 from ._spellings import COMMANDS, translate
 from ._version import __version__
 from ._visitor import Visitor
@@ -34,8 +35,10 @@ from .errors import (
 )
 from .hooks import Hooks
 from .identity import parse_customer_ids
-from .settings import BROWSER_ONLY, ConfigureOptions, Settings
 from .stores.base import Store, VisitorKey
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = ["Alloy"]
 
@@ -346,6 +349,8 @@ class Alloy:
             raise ConfigurationError(
                 "the instance is configured already; make another Alloy for other options."
             )
+        from .settings import Settings  # noqa: PLC0415 - pydantic takes most of the import time; see _options
+
         settings = Settings.resolve(options)
         ignored = sorted(BROWSER_ONLY & options.keys())
         if ignored:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from copy import copy
 from itertools import groupby, islice, takewhile
+from typing import TYPE_CHECKING
 
 from ._clock import Cancellable, Clock
 from ._commands import EventCommand
@@ -20,7 +21,9 @@ from .edge.protocol import Reply, cut, failing_event, result_for, was_ignored
 from .edge.transport import Withdrawn
 from .errors import AlloyClosed, AlloyError, ConsentDeclined, EdgeError, OutboxFull
 from .outbox.memory import MemoryOutbox
-from .settings import Settings
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = ["Courier"]
 

@@ -43,42 +43,40 @@ class FailureLog:
         self.errors_enabled = errors_enabled
         self._logger = logger
         self._clock = clock
-        self._noted: deque[AlloyError] = deque()
+        self._noted: deque[str] = deque()
+        self._examples: dict[str, str] = {}
         self._arranged = False
         # Runs when this object dies or the interpreter exits, so that the last failures of a script are heard too.
-        self._at_exit = weakref.finalize(self, _log_failures, logger, self._noted)
+        self._at_exit = weakref.finalize(self, _log_failures, logger, self._noted, self._examples)
 
     def note(self, error: AlloyError, loop: asyncio.AbstractEventLoop) -> None:
         """Count a failure. May be called from a finaliser, hence from any thread."""
-        self._noted.append(error)
+        kind = type(error).__name__
+        if kind not in self._examples:  # a sentence for each of 100 000 would take its time
+            self._examples[kind] = str(error)
+        self._noted.append(kind)
         if not self._at_exit.alive:  # the interpreter is exiting: there is no later moment to gather for
             self.flush()
-        if self._arranged:
-            return
-        self._arranged = True
-        with contextlib.suppress(
-            RuntimeError
-        ):  # a closed loop: what is noted is logged once this object dies
-            loop.call_soon_threadsafe(self._arrange)
+        if not self._arranged:
+            self._arranged = True
+            with contextlib.suppress(
+                RuntimeError
+            ):  # a closed loop: what is noted is logged once this object dies
+                loop.call_soon_threadsafe(self._arrange)
 
     def flush(self) -> None:
         """Log what was counted so far."""
         self._arranged = False
-        _log_failures(self._logger, self._noted)
+        _log_failures(self._logger, self._noted, self._examples)
 
     def _arrange(self) -> None:
         self._clock.call_later(LOG_DELAY, self.flush)
 
 
-def _log_failures(logger: logging.Logger, noted: deque[AlloyError]) -> None:
-    kinds: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    while noted:
-        error = noted.popleft()
-        kinds[type(error).__name__] += 1
-        examples.setdefault(type(error).__name__, str(error))
+def _log_failures(logger: logging.Logger, noted: deque[str], examples: dict[str, str]) -> None:
+    kinds = Counter(noted.popleft() for _ in range(len(noted)))
     for kind, count in kinds.items():
-        logger.warning("%d %s that nobody awaited; the first: %s", count, kind, examples[kind])
+        logger.warning("%d %s that nobody awaited; the first: %s", count, kind, examples.pop(kind, "?"))
 
 
 class CommandFuture(asyncio.Future[T]):

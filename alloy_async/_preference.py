@@ -161,10 +161,8 @@ class PreferenceKeeper:
                 await self._store.forget(self._key)
             else:
                 await self._store.save_preference(self._key, Preference(wish, now, now + self._max_age))
-        except ConsentStoreError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - a store of somebody else's that raises what it should not
-            return ConsentStoreError("save", type(self._store).__name__, f"it raised {type(error).__name__}.")
+        except Exception as error:  # noqa: BLE001 - as above
+            return _as_store_error("save", error)
         if wish == "all":
             self._written_until = now + self._max_age
         return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ._options import nearest
 from .errors import ConfigurationError, InvalidCommand
-from .settings import nearest
 
 __all__ = ["COMMANDS", "translate"]
 

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from copy import copy
 from inspect import isawaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock, Ids
 from ._commands import EventCommand
@@ -18,6 +18,7 @@ from ._event import rebuild_event, with_identity
 from ._futures import CommandFuture, FailureLog
 from ._json import Unfit, decode
 from ._ledger import Ledger
+from ._options import EventFilter
 from ._preference import PreferenceKeeper, Wish, describe_store_error
 from ._slices import SLICE, in_slices, slice_by_slice
 from .edge.protocol import Reply, event_room
@@ -32,8 +33,10 @@ from .errors import (
 )
 from .hooks import Hooks
 from .identity import Identity, StoredIdentity
-from .settings import EventFilter, Settings
 from .stores.base import Store, VisitorKey
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = ["Visitor"]
 

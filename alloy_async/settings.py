@@ -7,39 +7,23 @@ or a boolean can come from the environment as ``ALLOY_`` and its name in capital
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic.alias_generators import to_camel
 
+from ._options import BROWSER_ONLY, ConfigureOptions, Context, EventFilter, nearest
 from .errors import ConfigurationError
 
 __all__ = ["BROWSER_ONLY", "ConfigureOptions", "EventFilter", "Settings", "nearest"]
 
-EventFilter: TypeAlias = Callable[[dict[str, Any]], bool | Awaitable[bool | None] | None]
-"""``on_before_event_send``: takes ``{"xdm": {...}, "data": {...}}``, may change it, returns False to withhold it."""
-
-Context = Literal["web", "device", "environment", "placeContext"]
-
 DEFAULT_EDGE = "https://edge.adobedc.net"
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
-
-BROWSER_ONLY = frozenset({
-    "advertising", "autoCollectPropositionInteractions", "clickCollection", "clickCollectionEnabled",
-    "conversation", "cookieDomain", "destinationsEnabled", "downloadLinkQualifier", "idMigrationEnabled",
-    "idSyncContainerId", "idSyncEnabled", "onBeforeLinkClickSend", "personalizationStorageEnabled",
-    "prehidingStyle", "pushNotifications", "streamingMedia", "targetMigrationEnabled", "thirdPartyCookiesEnabled",
-})  # fmt: skip
-"""Options of the JavaScript SDK that mean nothing outside a browser: taken, ignored, and said so once in the log.
-
-Source: adobe/alloy, the options of ``configure``, 2019 and today.
-"""
 
 SYNONYMS = {
     "datastreamId": "config_id",
@@ -50,18 +34,6 @@ SYNONYMS = {
     "logEnabled": "debug_enabled",
 }
 """Other spellings of an option, from today's and the 2019 JavaScript SDK."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean …?`` with the most similar known word, or an empty string.
-
-    Args:
-        word: what was given, in any letter case or with underscores.
-        known: the words that would have been right.
-    """
-    plain = {name.lower().replace("_", ""): name for name in sorted(known)}
-    close = difflib.get_close_matches(str(word)[:100].lower().replace("_", ""), plain, n=1, cutoff=0.5)
-    return f" Did you mean {plain[close[0]]}?" if close else ""
 
 
 def _no_blank_or_control(value: object) -> object:
@@ -158,7 +130,7 @@ class Settings(BaseModel):
     )
     max_parked: Count = Field(100_000, description="Commands that may wait for consent at once.")
     max_parked_bytes: Count = Field(
-        67_108_864, description="Bytes of events that may wait for consent at once."
+        134_217_728, description="Bytes of events that may wait for consent at once."
     )
     parked_ttl: Seconds = Field(
         86_400.0, description="Seconds a command waits for consent before ConsentTimeout."
@@ -166,7 +138,7 @@ class Settings(BaseModel):
 
     max_queued: Count = Field(100_000, description="Events that may wait for the wire at once.")
     max_queued_bytes: Count = Field(
-        67_108_864, description="Bytes of events that may wait for the wire at once."
+        134_217_728, description="Bytes of events that may wait for the wire at once."
     )
     max_in_flight: Count = Field(
         8, description="Requests on the wire at once; httpx gets slower beyond about 10."
@@ -243,46 +215,6 @@ class Settings(BaseModel):
         """Return the settings as plain values, without objects and without a proxy's password."""
         plain = self.model_dump(exclude=_OBJECTS | {"proxy", "store"}, mode="json")
         return plain | {"store": self.store if isinstance(self.store, str) else type(self.store).__name__}
-
-
-class ConfigureOptions(TypedDict, total=False):
-    """The keywords of ``configure``, for editors and type checkers; described in ``Settings``."""
-
-    config_id: str
-    datastream_id: str
-    ims_org_id: str
-    org_id: str
-    opt_in_enabled: bool
-    endpoint: str | None
-    edge_domain: str | None
-    edge_base_path: str
-    allow_insecure: bool
-    on_before_event_send: EventFilter | None
-    hooks: Sequence[Callable[[Any], object]]
-    context: Sequence[Context]
-    errors_enabled: bool
-    debug_enabled: bool
-    state_dir: str | Path | None
-    store: Any
-    preference_max_age: float
-    max_parked: int
-    max_parked_bytes: int
-    parked_ttl: float
-    max_queued: int
-    max_queued_bytes: int
-    max_in_flight: int
-    max_body_bytes: int
-    max_answer_bytes: int
-    linger: float
-    ordered: bool
-    request_timeout: float
-    connect_timeout: float
-    proxy: str | None
-    ca_bundle: str | Path | None
-    transport: Any
-    client: Any
-    clock: Any
-    ids: Any
 
 
 S = TypeVar("S", bound=Settings)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import pytest
+from common import IDS
 from hypothesis import HealthCheck, Phase, settings
 
 from alloy_async import Alloy
@@ -21,8 +21,6 @@ settings.register_profile(
     "hunting", settings.get_profile("default"), max_examples=600, phases=[Phase.generate], print_blob=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
-
-IDS = {"config_id": "ebebf826-a01f-4458-8cec-ef61de241c93", "ims_org_id": "ADB3LETTERSANDNUMBERS@AdobeOrg"}
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +68,3 @@ async def alloy(options):
     async with Alloy() as alloy:
         await alloy.configure(**options)
         yield alloy
-
-
-async def settle(turns: int = 20) -> None:
-    """Let the event loop take some turns, so that whatever can go on without time passing has gone on."""
-    for _ in range(turns):
-        await asyncio.sleep(0)

@@ -100,7 +100,7 @@ class OptInState:
         self,
         *,
         max_parked: int = 100_000,
-        max_parked_bytes: int = 67_108_864,
+        max_parked_bytes: int = 134_217_728,
         parked_ttl: float = 86_400.0,
         clock: Clock | None = None,
         failures: FailureLog | None = None,

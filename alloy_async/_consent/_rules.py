@@ -41,6 +41,9 @@ Purposes: TypeAlias = Literal["all", "none", "pending"]
 class Consent(Enum):
     """What is known of the visitor's consent."""
 
+    # Enum's own hash is written in Python and hashes the name; the tables are looked up several times for each event.
+    __hash__ = object.__hash__
+
     PENDING = "pending"
     IN = "all"
     OUT = "none"

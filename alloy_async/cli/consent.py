@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Coroutine
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
@@ -34,7 +32,7 @@ AnyOrgId = Annotated[
 
 class _Stored(NamedTuple):
     key: VisitorKey
-    preference: Preference
+    preference: Preference | None
 
 
 @app.command()
@@ -79,9 +77,9 @@ def forget(*, state_dir: StateDir = None, config_id: AnyConfigId = None, org_id:
         _say_nothing_stored(store)
         return
     _run(_forget(store, found[0].key))
-    say(
-        f'Forgotten: the choice "{found[0].preference.purposes}" of {found[0].key.organisation}, and its identity.'
-    )
+    preference = found[0].preference
+    choice = f'the choice "{preference.purposes}"' if preference is not None else "what was kept"
+    say(f"Forgotten: {choice} of {found[0].key.organisation}, and its identity.")
     say("Programs that run now hold it in memory, and go on with it until they end.")
 
 
@@ -96,8 +94,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 async def _find(store: SQLiteStore, config_id: str | None, org_id: str | None) -> list[_Stored]:
     async with aclosing(store):
         keys = await _keys(store, config_id, org_id)
-        loaded = [(key, await store.load_preference(key)) for key in keys]
-    return [_Stored(key, preference) for key, preference in loaded if preference is not None]
+        return [_Stored(key, await store.load_preference(key)) for key in keys]
 
 
 async def _forget(store: SQLiteStore, key: VisitorKey) -> None:
@@ -106,24 +103,11 @@ async def _forget(store: SQLiteStore, key: VisitorKey) -> None:
 
 
 async def _keys(store: SQLiteStore, config_id: str | None, org_id: str | None) -> list[VisitorKey]:
-    if config_id is not None and org_id is not None:
-        return [VisitorKey(org_id, config_id)]
-    # The store judges the file first: it refuses a damaged or foreign one, and mends its mode.
-    await store.load_preference(VisitorKey(org_id or "", config_id or ""))
-    keys = await asyncio.to_thread(_list_keys, store.path)
-    return [key for key in keys if config_id in {None, key.datastream} and org_id in {None, key.organisation}]
-
-
-def _list_keys(path: Path) -> list[VisitorKey]:
-    """Read from the file itself whose choices it holds: the store answers for one visitor only."""
-    if not path.exists():
-        return []
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            rows = connection.execute("SELECT organisation, datastream, visitor FROM preference").fetchall()
-    except sqlite3.Error as error:
-        raise ConsentStoreError("load", str(path), f"{error}.") from None
-    return [VisitorKey(*row) for row in rows]
+    return [
+        key
+        for key in await store.keys()
+        if config_id in {None, key.datastream} and org_id in {None, key.organisation}
+    ]
 
 
 def _say_nothing_stored(store: SQLiteStore) -> None:
@@ -134,11 +118,14 @@ def _print(found: list[_Stored]) -> None:
     for place, (key, preference) in enumerate(found):
         if place:
             say("")
-        expired = "; it has expired, and counts as not made" if _has_expired(preference) else ""
         say(f"organisation  {key.organisation}")
         say(f"datastream    {key.datastream}")
         if key.visitor:
             say(f"visitor       {key.visitor}")
+        if preference is None:
+            say("choice        none that is understood; an identity, or a row that is damaged", style="bold")
+            continue
+        expired = "; it has expired, and counts as not made" if _has_expired(preference) else ""
         say(f"choice        {preference.purposes}{expired}", style="bold")
         say(f"chosen        {_moment(preference.chosen_at)}, source {preference.source}")
         say(f"expires       {_moment(preference.expires_at)}")
@@ -146,10 +133,11 @@ def _print(found: list[_Stored]) -> None:
 
 def _as_object(stored: _Stored) -> dict[str, object]:
     key, preference = stored
+    visitor = {"organisation": key.organisation, "datastream": key.datastream, "visitor": key.visitor}
+    if preference is None:
+        return {**visitor, "choice": None}
     return {
-        "organisation": key.organisation,
-        "datastream": key.datastream,
-        "visitor": key.visitor,
+        **visitor,
         "choice": preference.purposes,
         "chosenAt": _moment(preference.chosen_at),
         "source": preference.source,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..errors import ConfigurationError, EdgeError, NetworkError
-from ..settings import Settings
+from ..settings import LOOPBACK, Settings
 from .transport import EdgeRequest, EdgeResponse, Withdrawn
 
 __all__ = ["HttpxTransport"]
@@ -103,6 +103,8 @@ def _make_client(settings: Settings) -> httpx.AsyncClient:
         verify=True if settings.ca_bundle is None else _trust(settings.ca_bundle),
         proxy=None if settings.proxy is None else _check_proxy(settings.proxy),
         limits=limits,
+        # What the environment says about proxies is for the world outside: a proxy would be shown this machine's talk.
+        trust_env=not LOOPBACK.fullmatch(urlsplit(settings.base_url()).hostname or ""),
         timeout=httpx.Timeout(settings.request_timeout, connect=settings.connect_timeout),
     )
 

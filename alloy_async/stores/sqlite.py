@@ -40,6 +40,11 @@ CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NUL
 INSERT OR IGNORE INTO counter VALUES ('epoch', 0);
 """
 
+_SELECT_KEYS = """
+SELECT organisation, datastream, visitor FROM preference
+UNION SELECT organisation, datastream, visitor FROM identity
+"""
+
 _SELECT_PREFERENCE = """
 SELECT purposes, chosen_at, expires_at, source, epoch FROM preference
 WHERE organisation = ? AND datastream = ? AND visitor = ?
@@ -104,6 +109,15 @@ class SQLiteStore:
         if await self._run("forget", lambda connection: _forget(connection, key), create=False):
             await self._sweep()
 
+    async def keys(self) -> list[VisitorKey]:
+        """Return the visitors of whom anything is kept, a choice or an identity; a tool for people, not for programs.
+
+        Raises:
+            ConsentStoreError: the file cannot be read.
+        """
+        rows = await self._read(lambda connection: connection.execute(_SELECT_KEYS).fetchall())
+        return [VisitorKey(*row) for row in rows or []]
+
     async def aclose(self) -> None:
         """Close the file and end the thread."""
         if self._unswept:
@@ -151,9 +165,18 @@ def _prepare(connection: sqlite3.Connection) -> None:
             "it was written by a newer version of alloy_async; upgrade, or choose another state_dir."
         )
     if version < SCHEMA_VERSION:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
+        _upgrade(connection)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    with _Transaction(connection):
+        (version,) = connection.execute(
+            "PRAGMA user_version"
+        ).fetchone()  # another process may have been faster
+        if version < SCHEMA_VERSION:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _read_preference(

@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 import pydantic
 import pytest
-from conftest import IDS, settle
+from common import IDS, settle
 
 from alloy_async import (
     Alloy,

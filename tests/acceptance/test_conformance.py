@@ -15,7 +15,7 @@ import sqlite3
 from typing import Any
 
 import pytest
-from conftest import settle
+from common import settle
 
 from alloy_async import (
     Alloy,

@@ -12,7 +12,9 @@ for _module in ("typer", "rich"):
 
 from command_line import run  # noqa: E402 - after the check for its packages
 
+from alloy_async import Alloy  # noqa: E402 - as above
 from alloy_async.stores import Preference, SQLiteStore, VisitorKey  # noqa: E402 - as above
+from alloy_async.testing import RecordingEdge  # noqa: E402 - as above
 
 pytestmark = pytest.mark.integration
 
@@ -107,3 +109,22 @@ def test_what_is_stored_is_no_markup(tmp_path):
     """Ids that look like markup or escape sequences are shown as they are."""
     keep(tmp_path, (VisitorKey("[red]o\x1b[2J", "d"), Preference("all", CHOSEN, EXPIRES)))
     assert r"[red]o\x1b[2J" in run("consent", "show", "--state-dir", str(tmp_path)).stdout
+
+
+def test_an_identity_without_a_choice_is_shown_and_forgotten(tmp_path):
+    """Where consent was never asked for, what is kept can be seen and erased all the same."""
+
+    async def keep():
+        async with Alloy() as alloy:
+            await alloy.configure(
+                config_id="c", ims_org_id="o", state_dir=tmp_path, transport=RecordingEdge()
+            )
+            await alloy.event()
+
+    asyncio.run(keep())
+    shown = run("consent", "show", "--state-dir", str(tmp_path), "--json")
+    assert json.loads(shown.stdout) == [
+        {"organisation": "o", "datastream": "c", "visitor": "", "choice": None}
+    ]
+    assert run("consent", "forget", "--state-dir", str(tmp_path)).returncode == 0
+    assert json.loads(run("consent", "show", "--state-dir", str(tmp_path), "--json").stdout) == []

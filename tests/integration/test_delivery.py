@@ -11,7 +11,7 @@ import socket
 import httpcore
 import httpx
 import pytest
-from conftest import IDS
+from common import IDS
 
 from alloy_async import Alloy, ConsentDeclined, EdgeError, NetworkError
 from alloy_async.edge import EdgeResponse
@@ -112,7 +112,10 @@ async def test_a_refusal_while_connecting_stops_the_request(loopback):
     backend = SlowToConnect()
     transport = httpx.AsyncHTTPTransport()
     transport._pool = httpcore.AsyncConnectionPool(network_backend=backend)
-    async with httpx.AsyncClient(transport=transport) as client, await opened(loopback, client=client) as alloy:
+    async with (
+        httpx.AsyncClient(transport=transport) as client,
+        await opened(loopback, client=client) as alloy,
+    ):
         await alloy.opt_in(purposes="all")
         event = alloy.event()
         await backend.begun.wait()

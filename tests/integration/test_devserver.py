@@ -187,7 +187,9 @@ def test_the_foreground_server_says_where_it_is_and_returns_on_a_signal(tmp_path
 
 def test_a_server_beyond_loopback_says_so(monkeypatch):
     """Once it serves; the line goes where the caller wants it."""
-    monkeypatch.setattr("alloy_async.devserver.server._Server.run", lambda server, sockets: server.when_ready())
+    monkeypatch.setattr(
+        "alloy_async.devserver.server._Server.run", lambda server, sockets: server.when_ready()
+    )
     said = []
     run(create_app(), host="0.0.0.0", port=0, announce=said.append)
     run(create_app(), port=0, announce=said.append)

@@ -79,7 +79,9 @@ def test_failures_that_nobody_awaited_are_said_once(run):
     lines = [line for line in done.stderr.splitlines() if "nobody awaited" in line]
     assert done.returncode == 0
     assert len(lines) == 1
-    assert lines[0].startswith("WARNING 1000 ConsentDeclined that nobody awaited; the first: event: the visitor")
+    assert lines[0].startswith(
+        "WARNING 1000 ConsentDeclined that nobody awaited; the first: event: the visitor"
+    )
 
 
 def test_failures_after_the_loop_has_ended_are_said_too(run):

@@ -9,7 +9,7 @@ import textwrap
 from contextlib import asynccontextmanager, closing
 
 import pytest
-from conftest import IDS
+from common import IDS
 
 from alloy_async import Alloy
 from alloy_async.errors import ConsentDeclined

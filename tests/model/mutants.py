@@ -114,19 +114,25 @@ def is_caught(mutant: Mutant) -> bool:
     """Return whether the state machine fails on a package with the mutant."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        shutil.copytree(ROOT / "alloy_async", copy / "alloy_async", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "alloy_async", copy / "alloy_async", ignore=shutil.ignore_patterns("__pycache__")
+        )
         shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         plant(mutant, copy)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/model"]
         environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "hunting"}
-        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False, timeout=600)
+        run = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, check=False, timeout=600
+        )
     return run.returncode == 1  # 1: tests failed; anything else is trouble of another kind
 
 
 def main() -> int:
     """Try every mutant and say what happened."""
-    wanted = [mutant for mutant in MUTANTS if not sys.argv[1:] or mutant.promise.startswith(tuple(sys.argv[1:]))]
+    wanted = [
+        mutant for mutant in MUTANTS if not sys.argv[1:] or mutant.promise.startswith(tuple(sys.argv[1:]))
+    ]
     caught = 0
     for mutant in wanted:
         noticed = is_caught(mutant)

@@ -88,7 +88,9 @@ class Promises(RuleBasedStateMachine):
 
     @initialize(size=st.sampled_from([2, 500]))
     def begin(self, size) -> None:
-        self.slice = size  # 2: long work is cut into slices even here, so that everything else happens in between
+        self.slice = (
+            size  # 2: long work is cut into slices even here, so that everything else happens in between
+        )
         self.cut_slices(size)
         for name in self.world.people:
             self.run(self.open_instance(name))
@@ -111,7 +113,9 @@ class Promises(RuleBasedStateMachine):
         if person.said == "none" and not self.expired(name):
             assert isinstance(self.failure(call), ConsentDeclined), "a later event is refused too"
         if before.parked >= MAX_PARKED and person.said == "pending":
-            assert isinstance(self.failure(call), ParkingFull | ConsentDeclined), "the bound of parking is kept"
+            assert isinstance(self.failure(call), ParkingFull | ConsentDeclined), (
+                "the bound of parking is kept"
+            )
         return name, call
 
     @rule(name=people, word=words, wait=st.booleans())
@@ -161,7 +165,9 @@ class Promises(RuleBasedStateMachine):
     async def _cancel(self, name, call):
         before = self.alloys[name].statistics().cancelled
         call.future.cancel()
-        call.cancelled = self.alloys[name].statistics().cancelled > before  # the books say: it will not be sent
+        call.cancelled = (
+            self.alloys[name].statistics().cancelled > before
+        )  # the books say: it will not be sent
 
     @rule(name=people, steps=st.lists(st.sampled_from(BURST), min_size=3, max_size=16))
     def much_happens_within_a_few_turns(self, name, steps):
@@ -257,7 +263,9 @@ class Promises(RuleBasedStateMachine):
         self.world.edge.release()
         summary = await closing
         assert summary.open == 0, "nothing is open after aclose"
-        assert all(call.future.done() for call in self.world.people[name].calls), "nothing is pending after aclose"
+        assert all(call.future.done() for call in self.world.people[name].calls), (
+            "nothing is pending after aclose"
+        )
         assert isinstance(alloy.event(type="late").exception(), AlloyClosed)
 
     def expired(self, name) -> bool:
@@ -319,7 +327,9 @@ class Promises(RuleBasedStateMachine):
                 error = future.exception()
                 assert error is None or isinstance(error, ConsentStoreError | AlloyClosed)
                 if error is None and future.result() not in {choice, None}:
-                    assert future.result() in self.said[name], "of overlapping choices a later one is returned"
+                    assert future.result() in self.said[name], (
+                        "of overlapping choices a later one is returned"
+                    )
         self.choices = [entry for entry in self.choices if not entry[2].done()]
 
     @precondition(lambda self: not self.world.store.failing)

@@ -16,7 +16,9 @@ MAX_QUEUED = 8
 PARKED_TTL = 100.0
 MAX_AGE = 1_000.0
 
-REFUSES_FIRST = b'{"type":"https://ns.adobe.com/aep/errors/EXEG-0104-422","title":"no","report":{"eventIndex":0}}'
+REFUSES_FIRST = (
+    b'{"type":"https://ns.adobe.com/aep/errors/EXEG-0104-422","title":"no","report":{"eventIndex":0}}'
+)
 ANSWERS = {
     "server error": lambda: EdgeResponse(500, {}, b"oops"),
     "unreachable": lambda: NetworkError("http://edge", "reset"),
@@ -67,7 +69,9 @@ class FaultyStore(MemoryStore):
         self.slow = False
 
     def kept(self, organisation):
-        return next((value for key, value in self._preferences.items() if key.organisation == organisation), None)
+        return next(
+            (value for key, value in self._preferences.items() if key.organisation == organisation), None
+        )
 
     async def load_preference(self, key):
         await self._obstacle("load")

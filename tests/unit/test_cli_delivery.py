@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
-from conftest import IDS
+from common import IDS
 
 from alloy_async import Alloy, Settings
 from alloy_async.cli.delivery import MAX_UNDER_WAY, Delivery

@@ -7,7 +7,7 @@ import logging
 import threading
 
 import pytest
-from conftest import IDS, settle
+from common import IDS, settle
 
 from alloy_async import (
     Alloy,
@@ -78,7 +78,9 @@ async def test_browser_spelling_word_for_word(options, edge):
                 "store": options["store"],
             },
         )
-        event = alloy("event", {"xdm": {"eventType": "page.view"}, "data": {"k": 1}, "mergeId": "m", "viewStart": True})
+        event = alloy(
+            "event", {"xdm": {"eventType": "page.view"}, "data": {"k": 1}, "mergeId": "m", "viewStart": True}
+        )
         await alloy("optIn", {"purposes": "all"})
         await event
     assert edge.event_types == ["page.view"]
@@ -110,7 +112,13 @@ async def test_wrong_spellings_travel_in_the_future(alloy, edge, name, given, hi
 async def test_commands_before_configure_are_refused(edge):
     """Every command but configure needs it first."""
     alloy = Alloy()
-    for future in [alloy.event(), alloy.opt_in(purposes="all"), alloy.get_library_info(), alloy.flush(), alloy.forget()]:
+    for future in [
+        alloy.event(),
+        alloy.opt_in(purposes="all"),
+        alloy.get_library_info(),
+        alloy.flush(),
+        alloy.forget(),
+    ]:
         assert isinstance(future.exception(), NotConfigured)
 
 

@@ -61,7 +61,11 @@ def test_any_letter_case_of_all_is_taken(word):
     assert parse_choice(word) == "all"
 
 
-@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.binary(), st.text(), st.lists(st.text())))
+@given(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.binary(), st.text(), st.lists(st.text())
+    )
+)
 def test_nothing_else_is_a_choice(value):
     """Whatever is not one of the two words is no choice, however much it looks like a yes."""
     word = value.lower() if isinstance(value, str) else None

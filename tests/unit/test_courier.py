@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import settle
+from common import settle
 
 from alloy_async import Alloy, AlloyError, ConsentDeclined, EdgeError, NetworkError, OutboxFull
 from alloy_async.edge import EdgeResponse
@@ -173,7 +173,9 @@ async def test_an_ignored_event_was_declined_at_the_edge(open_alloy, edge):
     await open_alloy.event()
 
 
-@pytest.mark.parametrize("failure", [NetworkError("http://edge", "reset"), ZeroDivisionError("in a transport")])
+@pytest.mark.parametrize(
+    "failure", [NetworkError("http://edge", "reset"), ZeroDivisionError("in a transport")]
+)
 async def test_whatever_a_transport_raises_ends_in_a_documented_error(open_alloy, edge, failure):
     """A foreign exception never reaches a future, and never leaves one pending."""
     edge.answers.append(failure)
@@ -214,7 +216,10 @@ async def test_a_full_queue_is_told(options, edge):
 
 async def test_region_of_an_answer_is_used_for_the_next_requests(open_alloy, edge, clock):
     """The location hint becomes part of the path until it expires."""
-    hint = {"type": "locationHint:result", "payload": [{"scope": "EdgeNetwork", "hint": "or2", "ttlSeconds": 60}]}
+    hint = {
+        "type": "locationHint:result",
+        "payload": [{"scope": "EdgeNetwork", "hint": "or2", "ttlSeconds": 60}],
+    }
     edge.answers.append(EdgeResponse(200, {}, json.dumps({"handle": [hint]}).encode()))
     await open_alloy.event(view_start=True)
     await open_alloy.event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import settle
+from common import settle
 
 from alloy_async import Alloy, ConsentDeclined, InvalidCommand
 

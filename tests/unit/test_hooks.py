@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import settle
+from common import settle
 
 from alloy_async import Alloy, EdgeError
 from alloy_async.edge import EdgeResponse

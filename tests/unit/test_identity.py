@@ -6,7 +6,7 @@ import hashlib
 import json
 
 import pytest
-from conftest import settle
+from common import settle
 from hypothesis import given, strategies as st
 
 from alloy_async import Alloy, ConsentDeclined, EdgeError, InvalidCommand
@@ -47,7 +47,9 @@ def test_an_ecid_takes_the_place_of_the_fpid():
     assert list(identity_map(identity)) == ["FPID"]
     assert identity.learn_ecid(ECID)
     assert not identity.learn_ecid(ECID), "no news the second time"
-    assert identity_map(identity) == {"ECID": [{"id": ECID, "authenticatedState": "ambiguous", "primary": True}]}
+    assert identity_map(identity) == {
+        "ECID": [{"id": ECID, "authenticatedState": "ambiguous", "primary": True}]
+    }
 
 
 @pytest.mark.parametrize("ecid", [None, 5, "", "123", ECID + "0", "x" * 38, "٣" * 38 + "x"])
@@ -59,7 +61,9 @@ def test_what_is_no_ecid_teaches_nothing(ecid):
 def test_erasing_leaves_nothing():
     """After a refusal nothing of the identity is left in memory."""
     identity = Identity()
-    identity.adopt(StoredIdentity(FPID, ECID, {"CRMID": {"id": "u", "authenticatedState": "ambiguous", "primary": True}}))
+    identity.adopt(
+        StoredIdentity(FPID, ECID, {"CRMID": {"id": "u", "authenticatedState": "ambiguous", "primary": True}})
+    )
     identity.learn_hint("or2", 60, 0.0)
     identity.identity_map()
     identity.erase()
@@ -95,10 +99,17 @@ async def test_wrong_customer_ids_are_refused_by_name(alloy, given_ids, path):
 
 async def test_customer_ids_wait_for_consent_and_are_hashed(alloy, edge):
     """They travel with later events: hashed as asked, kept under their namespace."""
-    waiting = alloy.set_customer_ids({
-        "CRMID": {"id": "User@Example.com ", "hash": True, "primary": True, "authenticatedState": "authenticated"},
-        "Email_LC_SHA256": {"id": " User@Example.com ", "hash": True},
-    })
+    waiting = alloy.set_customer_ids(
+        {
+            "CRMID": {
+                "id": "User@Example.com ",
+                "hash": True,
+                "primary": True,
+                "authenticatedState": "authenticated",
+            },
+            "Email_LC_SHA256": {"id": " User@Example.com ", "hash": True},
+        }
+    )
     await settle()
     assert not waiting.done()
     await alloy.opt_in(purposes="all")

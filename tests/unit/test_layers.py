@@ -14,7 +14,7 @@ import alloy_async
 PACKAGE = Path(alloy_async.__file__).parent
 FRONT = "alloy_async"
 
-WORDS = ["errors", "_clock", "_version", "_json", "_slices", "settings", "_futures"]
+WORDS = ["errors", "_clock", "_options", "_version", "_json", "_slices", "settings", "_futures"]
 RULES = ["_consent._rules", "_event", "_ledger", "_spellings", "hooks", "identity"]
 BORDERS = ["edge", "edge.protocol", "edge.transport", "outbox", "outbox.memory", "stores.base"]
 ROOMS = [

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from conftest import settle
+from common import settle
 from hypothesis import given, strategies as st
 
 from alloy_async import ConsentDeclined, ConsentTimeout, InvalidCommand, OptInState, ParkingFull

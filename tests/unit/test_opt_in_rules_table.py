@@ -23,7 +23,7 @@ How a command ends: ``ok``, ``…`` for pending, ``gone`` for pending until its 
 import asyncio
 
 import pytest
-from conftest import IDS, settle
+from common import IDS, settle
 
 from alloy_async import Alloy
 from alloy_async.edge.transport import EdgeResponse

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import settle
+from common import settle
 from hypothesis import example, given, strategies as st
 
 from alloy_async import Alloy, AlloyError, ConsentDeclined, EdgeError, EventResult, EventTooLarge

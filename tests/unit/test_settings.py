@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from conftest import IDS, settle
+from common import IDS, settle
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 

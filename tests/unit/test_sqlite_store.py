@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import IDS, settle
+from common import IDS, settle
 from hypothesis import given, strategies as st
 
 from alloy_async import Alloy

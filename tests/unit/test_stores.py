@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import settle
+from common import settle
 
 from alloy_async import Alloy
 from alloy_async.stores import MemoryStore, SQLiteStore

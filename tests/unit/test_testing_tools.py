@@ -6,7 +6,7 @@ import uuid
 
 import httpx
 import pytest
-from conftest import IDS, settle
+from common import IDS, settle
 
 from alloy_async import Alloy
 from alloy_async.edge import EdgeRequest, EdgeResponse, Withdrawn
