@@ -126,9 +126,21 @@ def decode(body: bytes | str) -> Any:
     raise ValueError("nested too deep")
 
 
-_ENCODER: Callable[[object], str] = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
-).encode
+def _make_encoder() -> Callable[[object], str]:
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+    )
+    accelerator = getattr(json.encoder, "c_make_encoder", None)
+    if accelerator is None:  # an interpreter without it, such as PyPy
+        return encoder.encode
+    # JSONEncoder.encode makes a new accelerator for each call, a sixth of its time for a small event.
+    write = accelerator(
+        None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+    )
+    return lambda value: "".join(write(value, 0))
+
+
+_ENCODER = _make_encoder()
 
 
 @cache

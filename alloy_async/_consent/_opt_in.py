@@ -311,10 +311,9 @@ class OptInState:
             command.fail(ConsentDeclined(command.name))
 
     def _park(self, command: Parkable) -> None:
-        full = self._full(command)
-        if full is not None:
+        if len(self._parked) >= self._max_parked or self._bytes + command.size > self._max_parked_bytes:
             self._overflowed += 1
-            command.fail(full)
+            command.fail(self._full(command))
             return
         command.parked_at = self._clock.monotonic()
         self._hold(command)
@@ -326,12 +325,10 @@ class OptInState:
             self._arrange_expiry(self._parked_ttl)
         command.park()
 
-    def _full(self, command: Parkable) -> ParkingFull | None:
+    def _full(self, command: Parkable) -> ParkingFull:
         if len(self._parked) >= self._max_parked:
             return ParkingFull(command.name, "max_parked", self._max_parked)
-        if self._bytes + command.size > self._max_parked_bytes:
-            return ParkingFull(command.name, "max_parked_bytes", self._max_parked_bytes)
-        return None
+        return ParkingFull(command.name, "max_parked_bytes", self._max_parked_bytes)
 
     def _remove(self, command: Parkable) -> None:
         del self._parked[command]
