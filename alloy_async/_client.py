@@ -5,40 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import Any, Self, Unpack
 
-from ._clock import Clock, Ids, RandomIds, SystemClock
+from ._clock import SystemClock
 from ._commands import EventCommand, GatedCall
 from ._consent._rules import Purposes, parse_choice
-from ._courier import Courier
-from ._event import build_event
+from ._engine import Engine, make_clock
+from ._event import IDENTITY_ROOM, build_event
 from ._futures import CommandFuture, FailureLog, HomeLoop
 from ._json import Unfit
 from ._ledger import Ledger, Statistics
 from ._options import BROWSER_ONLY, ConfigureOptions
 from ._spellings import COMMANDS, translate
 from ._version import __version__
-from ._visitor import Visitor
-from .edge.client import EdgeClient
-from .edge.protocol import EventResult, event_room
-from .edge.transport import Transport
+from .edge.protocol import EventResult
 from .errors import (
     AlloyClosed,
     AlloyError,
     ConfigurationError,
-    ConsentStoreError,
     EventTooLarge,
     InvalidCommand,
     NotConfigured,
 )
-from .hooks import Hooks
 from .identity import parse_customer_ids
-from .stores.base import Store, VisitorKey
-
-if TYPE_CHECKING:
-    from .settings import Settings
 
 __all__ = ["Alloy"]
 
@@ -46,9 +37,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 DEFAULT_GRACE = 5.0
 """Seconds that closing waits for what is under way."""
-
-RELEASE_TIME = 2.0
-"""Seconds that closing waits for connections and files; a disk that hangs must not keep a process alive."""
 
 
 class Alloy:
@@ -88,7 +76,7 @@ class Alloy:
         self._home = HomeLoop()
         self._ledger = Ledger()
         self._failures = FailureLog(self._logger, SystemClock())
-        self._engine: _Engine | None = None
+        self._engine: Engine | None = None
         self._closing: asyncio.Task[None] | None = None
 
     def __call__(self, command: str, options: Mapping[str, Any] | None = None) -> asyncio.Future[Any]:
@@ -116,7 +104,7 @@ class Alloy:
     ) -> None:
         await self.aclose()
 
-    def configure(self, **options: Unpack[ConfigureOptions]) -> asyncio.Future[None]:
+    def configure(self, /, **options: Unpack[ConfigureOptions]) -> asyncio.Future[None]:
         """Say where events go, and whether commands wait for consent.
 
         Commands that are called before the future has ended wait for it, in order.
@@ -206,7 +194,7 @@ class Alloy:
             overtaken it; with ``ConsentStoreError`` when it could not be. Waiting events end with ``ConsentDeclined``
             at once.
         """
-        return self._command("forget", lambda future: self._configured.visitor.choose("pending", future))
+        return self._command("forget", self._forget)
 
     def get_ecid(self) -> asyncio.Future[str]:
         """Ask for the visitor's id at the edge (ECID); waits for consent.
@@ -339,7 +327,7 @@ class Alloy:
         return future
 
     @property
-    def _configured(self) -> _Engine:
+    def _configured(self) -> Engine:
         if self._engine is None:
             raise NotConfigured("command")
         return self._engine
@@ -357,16 +345,14 @@ class Alloy:
             self._logger.warning("ignored, they mean something in a browser only: %s", ", ".join(ignored))
         if settings.debug_enabled:
             self._logger.setLevel(logging.DEBUG)
-        failures = FailureLog(self._logger, _make_clock(settings), errors_enabled=settings.errors_enabled)
-        engine = _Engine(settings, self._ledger, failures, self._logger)
+        failures = FailureLog(self._logger, make_clock(settings), errors_enabled=settings.errors_enabled)
+        engine = Engine(settings, self._ledger, failures, self._logger)
         self._failures, self._engine = failures, engine
         task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
         engine.starting = task
 
-    def _configure_ended(
-        self, task: asyncio.Task[None], engine: _Engine, future: CommandFuture[None]
-    ) -> None:
+    def _configure_ended(self, task: asyncio.Task[None], engine: Engine, future: CommandFuture[None]) -> None:
         error = AlloyClosed("configure") if task.cancelled() else task.exception()
         if error is None:
             future.resolve(None)
@@ -394,8 +380,9 @@ class Alloy:
             local_time=engine.local_time,
             **content,
         )
-        if len(parts.body) > engine.event_room:
-            raise EventTooLarge("event", len(parts.body), engine.event_room)
+        room = engine.event_room if parts.has_identity else engine.event_room - IDENTITY_ROOM
+        if len(parts.body) > room:
+            raise EventTooLarge("event", len(parts.body), room)
         command = EventCommand(
             engine.visitor,
             event_id=parts.event_id,
@@ -421,6 +408,12 @@ class Alloy:
                 option="opt_in_enabled",
             )
         engine.visitor.choose(choice, future)
+
+    def _forget(self, future: CommandFuture[Purposes]) -> None:
+        engine = self._configured
+        engine.visitor.choose("pending", future)
+        if not engine.settings.opt_in_enabled and engine.ready:
+            engine.visitor.gate.choose("all")  # there is nobody to ask
 
     def _set_customer_ids(self, given: object, future: CommandFuture[None]) -> None:
         visitor = self._configured.visitor
@@ -459,190 +452,6 @@ class Alloy:
         if self._engine is not None:
             await self._engine.stop(grace)
         self._failures.flush()
-
-
-class _Engine:
-    """What ``configure`` builds: store, transport, edge client, courier, and the visitor; concrete choices fall here."""
-
-    def __init__(
-        self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger
-    ) -> None:
-        self.settings = settings
-        self.clock = _make_clock(settings)
-        self.ids = _make_ids(settings)
-        self.local_time = "placeContext" in settings.context
-        self.event_room = event_room(settings.max_body_bytes)
-        self.ready = False
-        self.starting: asyncio.Task[None] | None = None
-        self._waiting: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
-        self._ledger = ledger
-        self._failures = failures
-        self._logger = logger
-        self._store, self._owns_store = _make_store(settings)
-        self._edge = EdgeClient(
-            _make_transport(settings), base=settings.base_url(), config_id=settings.config_id, ids=self.ids
-        )
-        self._courier = Courier(self._edge, settings=settings, ledger=ledger, clock=self.clock)
-        self.visitor = Visitor(
-            VisitorKey(settings.ims_org_id, settings.config_id),
-            settings=settings,
-            store=self._store,
-            courier=self._courier,
-            ledger=ledger,
-            hooks=Hooks(settings.hooks, logger),
-            clock=self.clock,
-            ids=self.ids,
-            failures=failures,
-            logger=logger,
-        )
-
-    async def start(self) -> None:
-        """Read the choice that is kept, and open, close or keep waiting at the gate accordingly."""
-        try:
-            await self._apply_kept_choice()
-        except BaseException:
-            self.visitor.gate.close(NotConfigured)
-            for _, refuse in self._waiting:
-                refuse()
-            await self._release_resources()
-            raise
-        self.ready = True
-        for go_on, _ in self._waiting:
-            go_on()
-
-    def when_ready(self, go_on: Callable[[], Any], refuse: Callable[[], Any]) -> None:
-        """Call one of the two when ``start`` has ended."""
-        self._waiting.append((go_on, refuse))
-
-    async def _apply_kept_choice(self) -> None:
-        if not self.settings.opt_in_enabled:
-            await self._refuse_to_ignore_a_refusal()
-            self.visitor.gate.choose("all")
-            return
-        try:
-            preference = await self.visitor.keeper.load()
-        except ConsentStoreError as error:
-            self._logger.warning("%s; the visitor's choice counts as unknown", error)
-            return
-        if preference is not None:
-            self.visitor.keeper.adopt(preference)
-
-    async def _refuse_to_ignore_a_refusal(self) -> None:
-        preference = await self.visitor.keeper.load()
-        if preference is not None and preference.purposes == "none":
-            raise ConfigurationError(
-                "opt_in_enabled: the visitor has declined, so consent cannot be switched off; "
-                "set opt_in_enabled=True, or forget the choice first (alloy-async consent forget).",
-                option="opt_in_enabled",
-            )
-
-    def flush(self, future: CommandFuture[None]) -> None:
-        """End a future when every event that is released now has ended."""
-        remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
-
-        def look() -> None:
-            while remaining and remaining[-1].stage in {None, "parked"}:
-                remaining.pop()
-            if not remaining:
-                self._ledger.unwatch(look)
-                future.resolve(None)
-
-        self._ledger.watch(look)
-        self._courier.hurry()
-        look()
-
-    async def stop(self, grace: float) -> None:
-        """End everything: what is parked at once, what is under way after at most ``grace`` seconds."""
-        await self._within(grace, self._finish())
-        if self.starting is not None:
-            self.starting.cancel()
-        await self._close_gate()
-        await self.visitor.stop()
-        await self._courier.stop()
-        await self._within(RELEASE_TIME, self._release_resources())
-
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
-        """Do something for at most so many seconds; what it was waiting for then is given up."""
-        task = asyncio.get_running_loop().create_task(work, name="alloy-close")
-        timer = self.clock.call_later(seconds, task.cancel)
-        await asyncio.wait([task])
-        timer.cancel()
-        if not task.cancelled() and task.exception() is not None:
-            self._logger.error("closing went wrong with %s", type(task.exception()).__name__)
-
-    async def _finish(self) -> None:
-        """Let what is under way come to its end: configure, choices, requests, writes to the store."""
-        if self.starting is not None:
-            await asyncio.wait([self.starting])
-        await self.visitor.keeper.finish()  # a yes that is being written still releases what waits for it
-        await self._close_gate()
-        flushed: CommandFuture[None] = CommandFuture(self._failures)
-        self.flush(flushed)
-        await flushed
-        await self.visitor.finish()
-
-    async def _close_gate(self) -> None:
-        self.visitor.gate.close()
-        while len(self.visitor.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
-            await asyncio.sleep(0)
-
-    async def _release_resources(self) -> None:
-        await self._edge.aclose()
-        if self._owns_store:
-            await self._store.aclose()
-
-
-def _make_clock(settings: Settings) -> Clock:
-    if settings.clock is None:
-        return SystemClock()
-    _check_protocol(settings.clock, "clock", ("time", "monotonic", "call_later"))
-    clock: Clock = settings.clock
-    return clock
-
-
-def _make_ids(settings: Settings) -> Ids:
-    if settings.ids is None:
-        return RandomIds()
-    if not callable(settings.ids):
-        raise ConfigurationError("ids: must be a callable that returns text.", option="ids")
-    ids: Ids = settings.ids
-    return ids
-
-
-def _make_store(settings: Settings) -> tuple[Store, bool]:
-    """Return the store, and whether it is ours to close."""
-    if settings.store == "memory":
-        from .stores.memory import MemoryStore  # noqa: PLC0415 - each start imports only the store it uses
-
-        return MemoryStore(), True
-    if settings.store == "sqlite":
-        from .stores.sqlite import SQLiteStore  # noqa: PLC0415 - as above
-
-        return SQLiteStore(settings.state_dir), True
-    _check_protocol(
-        settings.store, "store", ("load_preference", "save_preference", "load_identity", "save_identity")
-    )
-    store: Store = settings.store
-    return store, False
-
-
-def _make_transport(settings: Settings) -> Transport:
-    if settings.transport is not None:
-        _check_protocol(settings.transport, "transport", ("send", "aclose"))
-        transport: Transport = settings.transport
-        return transport
-    from .edge._httpx import HttpxTransport  # noqa: PLC0415 - httpx takes most of the import time, and may not be needed
-
-    return HttpxTransport(settings)
-
-
-def _check_protocol(value: object, option: str, methods: Iterable[str]) -> None:
-    missing = [method for method in methods if not callable(getattr(value, method, None))]
-    if missing:
-        raise ConfigurationError(
-            f"{option}: an object of type {type(value).__name__} has no {missing[0]}(); see the protocol in the docs.",
-            option=option,
-        )
 
 
 def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]) -> None:

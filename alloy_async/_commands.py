@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +49,7 @@ class EventCommand:
         "needs_answer",
         "order",
         "parked_at",
+        "prepared",
         "queued_at",
         "stage",
         "visitor",
@@ -75,16 +77,21 @@ class EventCommand:
         self.called_at = called_at
         self.epoch = visitor.gate.epoch
         self.order = 0
+        self.prepared = False
         self.parked_at = self.queued_at = 0.0
         self.stage: Stage | None = "new"
         self.future = future
         future.belongs_to(self)
-        self._ledger.accept()
 
     @property
     def size(self) -> int:
         """Bytes of the event."""
         return len(self.body)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it stands in its final column."""
+        return self.stage is None
 
     def park(self) -> None:
         """Take note that it waits for consent."""
@@ -123,9 +130,8 @@ class EventCommand:
         if stage is None or stage == "new":
             self.body = body
         else:
-            self._ledger.move(len(self.body), stage, None)
+            self._ledger.resize(stage, len(body) - len(self.body))
             self.body = body
-            self._ledger.move(len(body), "new", stage)
 
     def deliver(self, result: EventResult) -> None:
         """End: the edge took it."""
@@ -166,6 +172,7 @@ class EventCommand:
         if self.stage is not None:
             self._ledger.move(len(self.body), self.stage, stage)
             self.stage = stage
+            self._log(stage)
 
     def _end(self, outcome: Outcome) -> bool:
         """Write the final entry; return False when it was written before."""
@@ -174,7 +181,12 @@ class EventCommand:
         self._ledger.end(len(self.body), self.stage, outcome)
         self.stage = None
         self.body = b""
+        self._log(outcome)
         return True
+
+    def _log(self, step: Stage | Outcome) -> None:
+        if self.visitor.logger.isEnabledFor(logging.DEBUG):
+            self.visitor.logger.debug("event %s: %s", self.event_id, step)
 
     def _emit_failure(self, error: AlloyError, outcome: Outcome) -> None:
         if isinstance(error, ConsentDeclined):
@@ -219,6 +231,11 @@ class GatedCall:
         self._leave = leave
         self.future = future
         future.belongs_to(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its future has ended."""
+        return self.future.done()
 
     def park(self) -> None:
         """Wait."""

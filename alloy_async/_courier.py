@@ -55,8 +55,8 @@ class Courier:
         self._look: asyncio.Handle | None = None
         self._lingering: Cancellable | None = None
         self._in_a_hurry = False
-        self._taken_back = 0
         self._closed = False
+        self._loop = asyncio.get_running_loop()  # a future may be cancelled while no loop runs
 
     def full(self, command: EventCommand) -> OutboxFull | None:
         """Return the error for an event that finds no room in the queue, or None.
@@ -111,7 +111,7 @@ class Courier:
     def _wake(self) -> None:
         """Look at the outbox in the next turn of the loop, so that what is called in one turn travels together."""
         if self._look is None and not self._closed:
-            self._look = asyncio.get_running_loop().call_soon(self._pump)
+            self._look = self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._look = None
@@ -168,43 +168,43 @@ class Courier:
             self._outbox.remove(command)
         for command in batch:
             command.send(len(batch))
-        task = asyncio.get_running_loop().create_task(
-            self._carry(batch, self._taken_back), name="alloy-request"
-        )
+        batch = [command for command in batch if command.stage is not None]  # a hook may have cancelled some
+        if not batch:
+            return
+        task = asyncio.get_running_loop().create_task(self._carry(batch), name="alloy-request")
         self._under_way[task] = batch
         task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
+        batch = self._under_way.pop(task)
+        if task.cancelled():  # not in the task: one that is cancelled before its first step runs nothing
+            for command in batch:
+                self._close(command)
         self._wake()
 
-    async def _carry(self, batch: list[EventCommand], taken_back: int) -> None:
+    async def _carry(self, batch: list[EventCommand]) -> None:
         """Make the exchange, and settle every event of the batch, whatever happens."""
         try:
-            self._deliver(batch, await self._exchange(batch, taken_back))
+            self._deliver(batch, await self._exchange(batch))
         except Withdrawn:
             self._take_back(batch)
         except AlloyError as error:
             self._fail(batch, error)
-        except asyncio.CancelledError:
-            for command in batch:
-                self._close(command)
-            raise
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a future pending
             self._fail(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
 
-    async def _exchange(self, batch: list[EventCommand], taken_back: int) -> Reply:
+    async def _exchange(self, batch: list[EventCommand]) -> Reply:
         """Make one attempt. Further attempts belong here, around the two calls: each asks for consent again.
 
         Args:
             batch: the events.
-            taken_back: how many batches had turned round when this one was put together.
         """
         head = batch[0]
         hint = head.visitor.identity.hint(self._clock.monotonic())
 
         def may_start() -> bool:
-            if taken_back != self._taken_back:
+            waiting = next(iter(self._outbox.waiting()), None)
+            if waiting is not None and waiting.order < head.order:
                 return False  # an earlier request turned round before it was written; this one must not overtake it
             return all(command.verdict() is Verdict.PASS for command in batch)
 
@@ -236,7 +236,6 @@ class Courier:
 
     def _take_back(self, batch: list[EventCommand]) -> None:
         """Put events back to the front; those that were refused meanwhile end there."""
-        self._taken_back += 1
         for command in batch:
             command.queue()
         self._outbox.give_back([command for command in batch if command.stage is not None])

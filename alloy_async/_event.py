@@ -10,9 +10,12 @@ from ._clock import iso_timestamp
 from ._json import Unfit, encode, normalise
 from ._version import LIBRARY, __version__
 
-__all__ = ["EventParts", "build_event", "rebuild_event", "with_identity"]
+__all__ = ["IDENTITY_ROOM", "EventParts", "build_event", "rebuild_event", "with_identity"]
 
 IMPLEMENTATION = {"name": LIBRARY, "version": __version__, "environment": "server"}
+
+IDENTITY_ROOM = 128
+"""Bytes kept free in each event for an FPID or an ECID, which are added after consent. Customer ids may take more."""
 
 MAX_DECISION_SCOPES = 30
 MAX_IDENTITY_LENGTH = 1_024

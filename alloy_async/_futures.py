@@ -52,16 +52,20 @@ class FailureLog:
     def note(self, error: AlloyError, loop: asyncio.AbstractEventLoop) -> None:
         """Count a failure. May be called from a finaliser, hence from any thread."""
         kind = type(error).__name__
-        if kind not in self._examples:  # a sentence for each of 100 000 would take its time
+        first = kind not in self._examples
+        if first:  # a sentence for each of 100 000 would take its time
             self._examples[kind] = str(error)
+        if self._at_exit.alive:
+            self._count(kind, loop)
+        elif first:  # the interpreter is exiting: there is no later moment to count for
+            self._logger.warning("%s that nobody awaited, at exit; the first: %s", kind, error)
+
+    def _count(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
         self._noted.append(kind)
-        if not self._at_exit.alive:  # the interpreter is exiting: there is no later moment to gather for
-            self.flush()
         if not self._arranged:
             self._arranged = True
-            with contextlib.suppress(
-                RuntimeError
-            ):  # a closed loop: what is noted is logged once this object dies
+            # Where the loop is closed, what is counted is logged once this object dies.
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._arrange)
 
     def flush(self) -> None:

@@ -103,9 +103,10 @@ class Ledger:
         """Events that wait for the wire."""
         return self._stages["queued"]
 
-    def accept(self) -> None:
-        """Enter a new event."""
-        self._accepted += 1
+    def resize(self, stage: Stage, change: int) -> None:
+        """Note that an event became longer by so many bytes."""
+        if stage == "queued":
+            self.queued_bytes += change
 
     def move(self, size: int, origin: Stage, goal: Stage | None) -> None:
         """Move an event from one stage to the next; a goal of None: it leaves the stages.
@@ -115,7 +116,9 @@ class Ledger:
             origin: where it was.
             goal: where it goes.
         """
-        if origin != "new":
+        if origin == "new":
+            self._accepted += 1
+        else:
             self._stages[origin] -= 1
         if goal is not None:
             self._stages[goal] += 1
@@ -123,11 +126,16 @@ class Ledger:
             self.queued_bytes -= size
         if goal == "queued":
             self.queued_bytes += size
+        if goal == "parked":
+            self._tell_watchers()
 
     def end(self, size: int, stage: Stage, outcome: Outcome) -> None:
         """Move an event from a stage into its final column."""
         self.move(size, stage, None)
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
         for watcher in self._watchers:
             asyncio.get_running_loop().call_soon(watcher)  # once the event itself has ended too
 

@@ -56,8 +56,8 @@ class PreferenceKeeper:
         self._logger = logger
         self._ticket = 0
         self._wish: Wish | None = None
-        self._unsaved: Wish | None = None
-        self._refused = False
+        self._refused_until = 0.0
+        self._owed: Wish | None = None
         self._waiting: list[CommandFuture[Wish]] = []
         self._task: asyncio.Task[None] | None = None
         self._retry: Cancellable | None = None
@@ -85,7 +85,8 @@ class PreferenceKeeper:
     def adopt(self, preference: Preference) -> None:
         """Apply the choice of an earlier start, unless the visitor has chosen again in the meantime."""
         if self._ticket == 0:
-            self._refused = preference.purposes == "none"
+            if preference.purposes == "none":
+                self._refused_until = preference.expires_at
             self._gate.choose(preference.purposes, until=preference.expires_at)
 
     def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
@@ -95,7 +96,8 @@ class PreferenceKeeper:
         """
         self._waiting.append(future)
         self._ticket += 1
-        self._wish, self._unsaved = wish, None
+        self._wish = wish
+        self._owed = self._owed if wish == "all" else wish
         self._call_off_retry()
         self._narrow(wish)
         self._start()
@@ -112,25 +114,25 @@ class PreferenceKeeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if "none" in {self._unsaved, self._wish}:
+        if "none" in {self._owed, self._wish}:
             self._logger.error("a refusal could not be saved before closing; it must be asked for again")
         for future in self._waiting:
             future.reject(AlloyClosed("opt_in"))
 
     def _narrow(self, wish: Wish) -> None:
         if wish == "none":
-            self._refused = True
-            self._gate.choose("none", until=self._clock.time() + self._max_age)
+            self._refused_until = self._clock.time() + self._max_age
+            self._gate.choose("none", until=self._refused_until)
         elif wish == "pending":
-            self._refused = False
+            self._refused_until = 0.0
             self._gate.forget()
         else:
             self._gate.expect_all()
 
     def _try_again(self) -> None:
         self._call_off_retry()
-        if self._unsaved is not None and self._wish is None:
-            self._wish, self._unsaved = self._unsaved, None
+        if self._owed is not None and self._wish is None:
+            self._wish = self._owed
             self._start()
 
     def _call_off_retry(self) -> None:
@@ -140,7 +142,7 @@ class PreferenceKeeper:
 
     def _start(self) -> None:
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._write(), name="alloy-preference")
+            self._task = asyncio.Task(self._write(), name="alloy-preference")
 
     async def _write(self) -> None:
         """Write until the newest wish is written or could not be."""
@@ -155,6 +157,16 @@ class PreferenceKeeper:
             self._task = None
 
     async def _try(self, wish: Wish) -> ConsentStoreError | None:
+        """Write a wish; before a yes the refusal or forgetting that it overtook, which also erases the identity."""
+        ticket, owed = self._ticket, self._owed
+        problem = None
+        for step in [owed, wish] if wish == "all" and owed is not None else [wish]:
+            problem = problem or await self._try_one(step)
+        if problem is None and ticket == self._ticket:
+            self._owed = None
+        return problem
+
+    async def _try_one(self, wish: Wish) -> ConsentStoreError | None:
         now = self._clock.time()
         try:
             if wish == "pending":
@@ -182,15 +194,16 @@ class PreferenceKeeper:
     def _written(self, wish: Wish) -> None:
         self._retry_delay = FIRST_RETRY
         if wish == "all":
-            self._refused = False
+            self._refused_until = 0.0
             self._gate.choose("all", until=self._written_until)
 
     def _not_written(self, wish: Wish) -> None:
-        if wish == "all":
-            if self._refused:  # the refusal that was to be lifted stands
-                self._gate.choose("none")
+        if (
+            wish == "all" and self._refused_until > self._clock.time()
+        ):  # the refusal that was to be lifted stands
+            self._gate.choose("none", until=self._refused_until)
+        if self._owed is None:
             return
-        self._unsaved = wish
         self._retry = self._clock.call_later(self._retry_delay, self._try_again)
         self._retry_delay = min(self._retry_delay * 2, LAST_RETRY)
 

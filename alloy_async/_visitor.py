@@ -7,10 +7,10 @@ import logging
 from collections import deque
 from copy import copy
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._clock import Clock, Ids
-from ._commands import EventCommand
+from ._commands import EventCommand, GatedCall
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 from ._courier import Courier
@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = ["Visitor"]
+
+
+class _CustomerIds(NamedTuple):
+    """Customer ids that wait behind events which go without them."""
+
+    order: int
+    epoch: int
+    customer_ids: dict[str, dict[str, Any]]
 
 
 class Visitor:
@@ -95,11 +103,12 @@ class Visitor:
         self._store = store
         self._courier = courier
         self._ids = ids
-        self._logger = logger
+        self.logger = logger
         self._filter = settings.on_before_event_send
         self._event_room = event_room(settings.max_body_bytes)
-        self._departing: deque[EventCommand] = deque()
-        self._leaving: EventCommand | None = None
+        self._keeps_identity = True
+        self._departing: deque[EventCommand | _CustomerIds] = deque()
+        self._leaving: EventCommand | _CustomerIds | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._departure: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
@@ -133,7 +142,9 @@ class Visitor:
             command.fail(full)
             return
         command.queue()
-        if self._departure or self._filter or self.identity.fpid is None:
+        if command.prepared:  # it has come back from the outbox or the wire
+            self._courier.accept(command)
+        elif self._departure or self._filter or self.identity.fpid is None:
             self._line_up(command)
             self._start_departure()
         else:
@@ -149,7 +160,7 @@ class Visitor:
     def open_commands(self) -> list[EventCommand]:
         """Return the events between the gate and the courier."""
         commands = [self._leaving, *self._departing]
-        return [command for command in commands if command is not None and command.stage is not None]
+        return [command for command in commands if isinstance(command, EventCommand) and not command.ended]
 
     def _line_up(self, command: EventCommand) -> None:
         self._departing.append(command)
@@ -167,7 +178,10 @@ class Visitor:
             count = 0
             while self._departing:
                 self._leaving = self._departing.popleft()
-                await self._depart_one(self._leaving)
+                if isinstance(self._leaving, EventCommand):
+                    await self._depart_one(self._leaving)
+                else:
+                    self._apply_if_current(self._leaving)
                 self._leaving = None
                 count += 1
                 if count % SLICE == 0:
@@ -191,8 +205,19 @@ class Visitor:
             return False
         if command.verdict() is Verdict.PASS:
             return True
-        self.gate.readmit([command])
+        self.gate.readmit([command, *self._take_departing()])
         return False
+
+    def _take_departing(self) -> list[EventCommand]:
+        """Take a slice of what waits behind an event that has lost its consent; one by one would sort them each time."""
+        commands = []
+        for _ in range(min(SLICE, len(self._departing))):
+            item = self._departing.popleft()
+            if isinstance(item, _CustomerIds):
+                self._apply_if_current(item)
+            elif not item.ended:
+                commands.append(item)
+        return commands
 
     def _hand_over(self, command: EventCommand) -> None:
         if not command.names_person:
@@ -201,6 +226,7 @@ class Visitor:
                 command.fail(EventTooLarge(command.name, len(body), self._event_room))
                 return
             command.replace_body(body)
+        command.prepared = True
         self._courier.accept(command)
 
     # on_before_event_send
@@ -217,7 +243,12 @@ class Visitor:
         error: AlloyError | None = None
         try:
             keep = await _call(event_filter, content)
-        except Exception as raised:  # noqa: BLE001 - the application's own; it stops this event and no other
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as raised:  # the application's own; it stops this event and no other
+            if _is_being_cancelled():
+                raise
             error = InvalidCommand(
                 command.name, f"on_before_event_send raised {type(raised).__name__}; nothing was sent."
             )
@@ -255,9 +286,26 @@ class Visitor:
             self._acquiring = self._own(self._acquire(), "alloy-ecid")
 
     def set_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
-        """Add customer ids to what later events carry, and keep them."""
+        """Add customer ids to what later events carry, and keep them; events called before go without."""
+        if self._departure is None and self.identity.fpid is not None:
+            self._apply_customer_ids(customer_ids)
+            return
+        self._departing.append(_CustomerIds(self._last_order(), self.gate.epoch, customer_ids))
+        self._start_departure()
+
+    def _last_order(self) -> int:
+        last = self._departing[-1] if self._departing else self._leaving
+        return 0 if last is None else last.order
+
+    def _apply_if_current(self, waiting: _CustomerIds) -> None:
+        if (
+            waiting.epoch == self.gate.epoch
+        ):  # otherwise a refusal came in between, and they belong to what it erased
+            self._apply_customer_ids(waiting.customer_ids)
+
+    def _apply_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
         self.identity.set_customer_ids(customer_ids)
-        self._save_identity_soon()
+        self._own(self._save_identity(), "alloy-identity")
 
     def learn(self, reply: Reply) -> None:
         """Take from an answer who the visitor is and which region serves them."""
@@ -266,7 +314,7 @@ class Visitor:
                 self.identity.learn_hint(item.get("hint"), item.get("ttlSeconds"), self.clock.monotonic())
         for ecid in _ecids(reply):
             if self.identity.learn_ecid(ecid):
-                self._save_identity_soon()
+                self._own(self._save_identity(), "alloy-identity")
 
     async def _ensure_identity(self) -> None:
         """Read the identity that is kept, or make one and keep it before it is used.
@@ -276,67 +324,76 @@ class Visitor:
         if self.identity.fpid is not None or not self.gate.is_opted_in:
             return  # consent may have gone since the task was made that asks for it
         epoch = self.gate.epoch
-        stored = await self._load_identity()
-        if self.gate.verdict(epoch) is not Verdict.PASS:
-            return
+        try:
+            stored = await self._store.load_identity(self._key)
+        except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
+            self.logger.warning("%s; going on with an identity for this run", describe_store_error(error))
+            self._keeps_identity = False  # what is kept may be fine, and must not be written over
+            stored = None
+        if self.gate.verdict(epoch) is not Verdict.PASS or self.identity.fpid is not None:
+            return  # consent has gone, or somebody else was faster
         self.identity.adopt(stored or StoredIdentity(self._ids(), None, {}))
-        if stored is None or self.identity.customer_ids != stored.customer_ids:
+        if stored is None:
             await self._save_identity()
 
-    async def _load_identity(self) -> StoredIdentity | None:
-        try:
-            return await self._store.load_identity(self._key)
-        except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
-            self._logger.warning("%s; going on with a new identity", describe_store_error(error))
-        return None
-
-    def _save_identity_soon(self) -> None:
-        if self.identity.fpid is not None:  # otherwise it is saved once it has been read
-            self._own(self._save_identity(), "alloy-identity")
-
     async def _save_identity(self) -> None:
-        if self.identity.fpid is None or not self.gate.is_opted_in:
+        if self.identity.fpid is None or not self._keeps_identity or not self.gate.is_opted_in:
             return
         try:
             await self._store.save_identity(self._key, self.identity.snapshot())
         except Exception as error:  # noqa: BLE001 - as above
-            self._logger.warning("%s; the identity holds until the process ends", describe_store_error(error))
+            self.logger.warning("%s; the identity holds until the process ends", describe_store_error(error))
 
     async def _acquire(self) -> None:
         """Ask the edge for the ECID, once for everybody who waits for it."""
-        error: AlloyError | None = None
         try:
-            await self._ask_for_ecid()
-        except Withdrawn:
-            error = ConsentDeclined("get_ecid")
-        except AlloyError as raised:
-            error = raised
-        except Exception as raised:  # noqa: BLE001 - a mistake of ours must not leave a future pending
-            error = AlloyError(f"internal error ({type(raised).__name__}); please report it")
+            while self._ecid_wanted:
+                epoch, wanted = self.gate.epoch, self._ecid_wanted
+                error = await self._ask_for_ecid()
+                if epoch == self.gate.epoch:  # otherwise those were refused, and others may wait now
+                    self._take_ecid_wanted()
+                    self._tell_ecid(wanted, error)
         finally:
             self._acquiring = None
-        for future in self._take_ecid_wanted():
-            if error is not None:
-                future.reject(copy(error))
-            elif self.identity.ecid is not None:
-                future.resolve(self.identity.ecid)
 
-    async def _ask_for_ecid(self) -> None:
+    def _tell_ecid(self, wanted: list[CommandFuture[str]], error: AlloyError | None) -> None:
+        """End what waits for the ECID; where consent has expired meanwhile, it waits for consent again."""
+        for future in wanted:
+            if self.identity.ecid is not None:
+                future.resolve(self.identity.ecid)
+            elif not self.gate.is_opted_in:
+                gate = self.gate
+                gate.admit(
+                    GatedCall("get_ecid", future, action=self.want_ecid, leave=gate.leave, epoch=gate.epoch)
+                )
+            else:
+                future.reject(
+                    copy(error) if error is not None else EdgeError(200, title="the answer names no ECID")
+                )
+
+    async def _ask_for_ecid(self) -> AlloyError | None:
+        """Ask the edge once; return what went wrong, or None, also when consent went away."""
         epoch = self.gate.epoch
 
         def may_start() -> bool:
             return self.gate.verdict(epoch) is Verdict.PASS
 
-        await self._ensure_identity()
-        if self.identity.ecid is None and may_start():
-            hint = self.identity.hint(self.clock.monotonic())
-            reply = await self._courier.edge.acquire(
-                self.identity.identity_map(), hint=hint, may_start=may_start
-            )
-            if may_start():
-                self.learn(reply)
-        if self.identity.ecid is None and may_start():
-            raise EdgeError(200, title="the answer names no ECID")
+        try:
+            await self._ensure_identity()
+            if self.identity.ecid is None and may_start():
+                hint = self.identity.hint(self.clock.monotonic())
+                reply = await self._courier.edge.acquire(
+                    self.identity.identity_map(), hint=hint, may_start=may_start
+                )
+                if may_start():
+                    self.learn(reply)
+        except Withdrawn:
+            return None
+        except AlloyError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a future pending
+            return AlloyError(f"internal error ({type(error).__name__}); please report it")
+        return None
 
     def _take_ecid_wanted(self) -> list[CommandFuture[str]]:
         wanted, self._ecid_wanted = self._ecid_wanted, []
@@ -363,7 +420,7 @@ class Visitor:
         await self.keeper.stop()
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        task: asyncio.Task[None] = asyncio.Task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -372,6 +429,11 @@ class Visitor:
 async def _call(event_filter: EventFilter, content: dict[str, Any]) -> bool | None:
     outcome = event_filter(content)
     return await outcome if isawaitable(outcome) else outcome
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _ecids(reply: Reply) -> list[object]:

@@ -7,11 +7,13 @@ event loop and should return soon; one that raises is logged, and the event goes
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Literal, TypeAlias
 
-from .errors import AlloyError
+from .errors import AlloyError, ConfigurationError
 
 __all__ = [
     "Delivered",
@@ -97,7 +99,7 @@ class Delivered(Moment):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Moment):
-    """The event was tried and not delivered.
+    """The event failed: the edge refused it or could not be reached, or what was to be sent could not be.
 
     Attributes:
         error: what its future ended with.
@@ -129,9 +131,16 @@ class Hooks:
     Args:
         hooks: called in this order.
         logger: hears of a hook that raises.
+
+    Raises:
+        ConfigurationError: a hook is a coroutine function.
     """
 
     def __init__(self, hooks: Sequence[Hook], logger: logging.Logger) -> None:
+        if any(iscoroutinefunction(hook) for hook in hooks):
+            raise ConfigurationError(
+                "hooks: must be plain functions; a coroutine would never run.", option="hooks"
+            )
         self._hooks = tuple(hooks)
         self._logger = logger
 
@@ -144,7 +153,7 @@ class Hooks:
         for hook in self._hooks:
             try:
                 hook(record)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop an event
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it must not stop an event
                 # Without its traceback and text: both may hold what the hook was looking at.
                 name = getattr(hook, "__name__", type(hook).__name__)
                 self._logger.error("hook %s raised %s; the event goes on", name, type(error).__name__)

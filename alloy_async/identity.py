@@ -67,10 +67,11 @@ class Identity:
         """Take what was kept, under what has become known since: customer ids set meanwhile win."""
         self.fpid = stored.fpid
         self.ecid = self.ecid or stored.ecid
-        self.customer_ids = {
-            name: dict(entry) for name, entry in stored.customer_ids.items()
-        } | self.customer_ids
-        self._map = None
+        since, self.customer_ids = (
+            self.customer_ids,
+            {name: dict(entry) for name, entry in stored.customer_ids.items()},
+        )
+        self.set_customer_ids(since)
 
     def snapshot(self) -> StoredIdentity:
         """Return what is to be kept."""

@@ -37,6 +37,10 @@ class Parkable(Protocol):
     def size(self) -> int:
         """Bytes that it holds."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether its future has ended."""
+
     def park(self) -> None:
         """Take note that it waits now."""
 
@@ -222,6 +226,8 @@ class OptInState:
         """
         oldest = next(iter(self._parked), None)
         for command in commands:
+            if command.ended:
+                continue  # a hook that heard of another one's parking has cancelled it
             command.parked_at = self._clock.monotonic() if oldest is None else oldest.parked_at
             self._hold(command)
         self._parked = OrderedDict(sorted(self._parked.items(), key=lambda item: item[0].order))
@@ -277,7 +283,6 @@ class OptInState:
 
     def _settle_parked(self) -> None:
         """Settle one slice of what waits, oldest first, and arrange for the rest."""
-        self._rest = None
         if self._settling:
             return  # a hook of the command being settled chose again; the loop below looks at the new state
         self._settling = True
@@ -285,8 +290,12 @@ class OptInState:
             more = self._settle_slice()
         finally:
             self._settling = False
-        if more:
-            self._rest = asyncio.get_running_loop().call_soon(self._settle_parked)
+        if more and self._rest is None:
+            self._rest = asyncio.get_running_loop().call_soon(self._settle_rest)
+
+    def _settle_rest(self) -> None:
+        self._rest = None
+        self._settle_parked()
 
     def _settle_slice(self) -> bool:
         for _ in range(SLICE):
@@ -354,7 +363,7 @@ class OptInState:
             self._remove(command)
             self._expired += 1
             command.fail(ConsentTimeout(command.name, now - command.parked_at))
-        if self._parked:
+        if self._parked and self._expiry is None:  # a hook that parked something may have arranged it
             self._arrange_expiry(max(remaining, 0.0))
 
 
@@ -371,6 +380,10 @@ class _Waiter:
         self.epoch = state.epoch
         self.future: CommandFuture[Purposes] = CommandFuture(failures, loop=loop)
         self.future.belongs_to(self)
+
+    @property
+    def ended(self) -> bool:
+        return self.future.done()
 
     def park(self) -> None:
         """Wait."""

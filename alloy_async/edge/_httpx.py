@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 import zlib
@@ -34,6 +35,7 @@ class HttpxTransport:
         self._owned = settings.client is None
         self._limit = settings.max_answer_bytes
         self._timeout = settings.request_timeout
+        self._longest = settings.connect_timeout + 2 * settings.request_timeout
 
     async def send(self, request: EdgeRequest, may_start: Callable[[], bool]) -> EdgeResponse:
         """Send a request and read its answer; see ``Transport``."""
@@ -51,7 +53,10 @@ class HttpxTransport:
         if not may_start():
             raise Withdrawn
         try:
-            return await self._exchange(outgoing)
+            async with asyncio.timeout(self._longest):  # httpx' own starts again with every byte of a header
+                return await self._exchange(outgoing)
+        except TimeoutError:
+            problem = "the answer came too slowly"
         except httpx.HTTPError as error:
             problem = _describe(error)
         # Raised out here, without a cause: httpx' own error holds the request, and with it the visitor's events.
@@ -70,9 +75,12 @@ class HttpxTransport:
             return EdgeResponse(response.status_code, headers, await self._read(response, deadline))
         finally:
             await response.aclose()
-            self._client.cookies.clear()  # one visitor's cookie must never travel with another's event
+            if self._owned:
+                self._client.cookies.clear()  # one visitor's cookie must never travel with another's event
 
     async def _read(self, response: httpx.Response, deadline: float) -> bytes:
+        if response.is_stream_consumed:  # a mock that was made with its content
+            return response.content
         read = bytearray()
         inflate = _decompressor(response)
         async for chunk in response.aiter_raw():

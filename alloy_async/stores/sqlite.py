@@ -153,9 +153,10 @@ class SQLiteStore:
         except FileNotFoundError as error:
             if not create:
                 return None
-            raise ConsentStoreError(action, str(self.path), _describe(error)) from error
+            raise ConsentStoreError(action, str(self.path), _describe(error)) from error.with_traceback(None)
         except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: text that SQLite cannot hold
-            raise ConsentStoreError(action, str(self.path), _describe(error)) from error
+            # Without its traceback, whose frames hold the visitor's ids.
+            raise ConsentStoreError(action, str(self.path), _describe(error)) from error.with_traceback(None)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

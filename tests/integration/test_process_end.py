@@ -14,6 +14,7 @@ PRELUDE = """
 import asyncio, logging, warnings
 warnings.simplefilter("error")
 logging.basicConfig(format="%(levelname)s %(message)s")
+import alloy_async.settings, httpx  # the first configure imports them, which debug mode would call slow
 from alloy_async import Alloy
 from alloy_async.testing import RecordingEdge
 options = dict(config_id="c", ims_org_id="o", opt_in_enabled=True, transport=RecordingEdge(), state_dir={folder!r})
@@ -110,5 +111,4 @@ def test_failures_that_live_as_long_as_the_interpreter_are_said_too(run):
             return [alloy.event() for _ in range(3)]
         futures = asyncio.run(main())
     """)
-    counts = [int(line.split()[1]) for line in done.stderr.splitlines() if "nobody awaited" in line]
-    assert sum(counts) == 3
+    assert done.stderr.count("ConsentDeclined that nobody awaited, at exit") == 1

@@ -27,7 +27,7 @@ ROOMS = [
     "stores.sqlite",
 ]
 ENGINE = ["edge.client", "_commands", "_courier", "_preference", "_visitor"]
-FACE = ["_client", FRONT]
+FACE = ["_engine", "_client", FRONT]
 ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE]
 
 IN_ORDER = (WORDS, ENGINE, FACE)

@@ -554,18 +554,29 @@ def test_an_event_that_fits_the_room_fits_the_body(max_body, queue_time):
 
 
 async def test_the_largest_event_is_sent_and_one_byte_more_is_refused(options, edge):
-    """The bound that the edge sets is reached exactly, identity and the longest waiting time included."""
+    """The bound that the edge sets is reached exactly, the longest waiting time included."""
     reserved = len(str(MAX_QUEUE_TIME)) - len("0")
+    xdm = {"identityMap": {"CRMID": [{"id": "u", "primary": True}]}}
     async with Alloy() as alloy:
         await alloy.configure(**options | {"max_body_bytes": 2_048, "opt_in_enabled": False})
-        for _ in range(2):  # the second one carries the ECID that the first one's answer told
-            await alloy.event(data="", view_start=True)
-        largest = "x" * (2_048 - reserved - edge.requests[1].size)
-        await alloy.event(data=largest, view_start=True)
-        assert edge.requests[2].size == 2_048 - reserved
+        await alloy.event(xdm=xdm, data="", view_start=True)
+        largest = "x" * (2_048 - reserved - edge.requests[0].size)
+        await alloy.event(xdm=xdm, data=largest, view_start=True)
+        assert edge.requests[1].size == 2_048 - reserved
         with pytest.raises(EventTooLarge):
-            await alloy.event(data=largest + "x", view_start=True)
-        assert len(edge.requests) == 3
+            await alloy.event(xdm=xdm, data=largest + "x", view_start=True)
+        assert len(edge.requests) == 2
+
+
+async def test_what_is_accepted_still_fits_with_an_identity(alloy, edge):
+    """Room for the id that comes after consent is kept free at the call: nothing accepted turns out too large."""
+    probe = alloy.event(data="x" * 65_536).exception()
+    largest = "x" * (65_536 - (probe.size - probe.limit))
+    parked = alloy.event(data=largest, view_start=True)
+    assert isinstance(alloy.event(data=largest + "x").exception(), EventTooLarge)
+    await alloy.opt_in(purposes="all")
+    await parked
+    assert 65_300 < edge.requests[0].size <= 65_536
 
 
 small_json = st.recursive(

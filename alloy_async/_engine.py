@@ -1,0 +1,229 @@
+"""What ``configure`` builds, how it starts, and how it ends; the concrete defaults are chosen here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ._clock import Clock, Ids, RandomIds, SystemClock
+from ._courier import Courier
+from ._futures import CommandFuture, FailureLog
+from ._ledger import Ledger
+from ._visitor import Visitor
+from .edge.client import EdgeClient
+from .edge.protocol import event_room
+from .edge.transport import Transport
+from .errors import AlloyClosed, AlloyError, ConfigurationError, ConsentStoreError, NotConfigured
+from .hooks import Hooks
+from .stores.base import Store, VisitorKey
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+__all__ = ["Engine", "make_clock"]
+
+RELEASE_TIME = 2.0
+"""Seconds that closing waits for connections and files; a disk that hangs must not keep a process alive."""
+
+
+class Engine:
+    """Store, transport, edge client, courier and visitor of one configured instance.
+
+    Args:
+        settings: what ``configure`` was told.
+        ledger: the books of the instance.
+        failures: where a failure is counted that nobody awaited.
+        logger: hears of what goes wrong without harm.
+
+    Raises:
+        ConfigurationError: something that was given cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger
+    ) -> None:
+        self.settings = settings
+        self.clock = make_clock(settings)
+        self.ids = _make_ids(settings)
+        self.local_time = "placeContext" in settings.context
+        self.event_room = event_room(settings.max_body_bytes)
+        self.ready = False
+        self.starting: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
+        self._ledger = ledger
+        self._failures = failures
+        self._logger = logger
+        self._store, self._owns_store = _make_store(settings)
+        self._edge = EdgeClient(
+            _make_transport(settings), base=settings.base_url(), config_id=settings.config_id, ids=self.ids
+        )
+        self._courier = Courier(self._edge, settings=settings, ledger=ledger, clock=self.clock)
+        self.visitor = Visitor(
+            VisitorKey(settings.ims_org_id, settings.config_id),
+            settings=settings,
+            store=self._store,
+            courier=self._courier,
+            ledger=ledger,
+            hooks=Hooks(settings.hooks, logger),
+            clock=self.clock,
+            ids=self.ids,
+            failures=failures,
+            logger=logger,
+        )
+
+    async def start(self) -> None:
+        """Read the choice that is kept, and open, close or keep waiting at the gate accordingly."""
+        try:
+            await self._apply_kept_choice()
+        except BaseException:
+            await self._close_gate(NotConfigured)
+            for _, refuse in self._waiting:
+                refuse()
+            await self._release_resources()
+            raise
+        self.ready = True
+        for go_on, _ in self._waiting:
+            go_on()
+
+    def when_ready(self, go_on: Callable[[], Any], refuse: Callable[[], Any]) -> None:
+        """Call one of the two when ``start`` has ended."""
+        self._waiting.append((go_on, refuse))
+
+    async def _apply_kept_choice(self) -> None:
+        if not self.settings.opt_in_enabled:
+            await self._refuse_to_ignore_a_refusal()
+            self.visitor.gate.choose("all")
+            return
+        try:
+            preference = await self.visitor.keeper.load()
+        except ConsentStoreError as error:
+            self._logger.warning("%s; the visitor's choice counts as unknown", error)
+            return
+        if preference is not None:
+            self.visitor.keeper.adopt(preference)
+
+    async def _refuse_to_ignore_a_refusal(self) -> None:
+        preference = await self.visitor.keeper.load()
+        if preference is not None and preference.purposes == "none":
+            raise ConfigurationError(
+                "opt_in_enabled: the visitor has declined, so consent cannot be switched off; "
+                "set opt_in_enabled=True, or forget the choice first (alloy-async consent forget).",
+                option="opt_in_enabled",
+            )
+
+    def flush(self, future: CommandFuture[None]) -> None:
+        """End a future when every event that is released now has ended."""
+        remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
+
+        def look() -> None:
+            while remaining and remaining[-1].stage in {None, "parked"}:
+                remaining.pop()
+            if not remaining:
+                self._ledger.unwatch(look)
+                future.resolve(None)
+
+        self._ledger.watch(look)
+        self._courier.hurry()
+        look()
+
+    async def stop(self, grace: float) -> None:
+        """End everything: what is parked at once, what is under way after at most ``grace`` seconds."""
+        await self._within(grace, self._finish())
+        if self.starting is not None:
+            self.starting.cancel()
+        await self._close_gate()
+        await self.visitor.stop()
+        await self._courier.stop()
+        await self._within(RELEASE_TIME, self._release_resources())
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for at most so many seconds; what it was waiting for then is given up."""
+        task = asyncio.Task(work, name="alloy-close")
+        timer = self.clock.call_later(seconds, task.cancel)
+        await asyncio.wait([task])
+        timer.cancel()
+        if not task.cancelled() and task.exception() is not None:
+            self._logger.error("closing went wrong with %s", type(task.exception()).__name__)
+
+    async def _finish(self) -> None:
+        """Let what is under way come to its end: configure, choices, requests, writes to the store."""
+        if self.starting is not None:
+            await asyncio.wait([self.starting])
+        await self.visitor.keeper.finish()  # a yes that is being written still releases what waits for it
+        await self._close_gate()
+        flushed: CommandFuture[None] = CommandFuture(self._failures)
+        self.flush(flushed)
+        await flushed
+        await self.visitor.finish()
+
+    async def _close_gate(self, error: Callable[[str], AlloyError] = AlloyClosed) -> None:
+        self.visitor.gate.close(error)
+        while len(self.visitor.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
+            await asyncio.sleep(0)
+
+    async def _release_resources(self) -> None:
+        await self._edge.aclose()
+        if self._owns_store:
+            await self._store.aclose()
+
+
+def make_clock(settings: Settings) -> Clock:
+    """Return the clock that was given, or the machine's.
+
+    Raises:
+        ConfigurationError: what was given is no clock.
+    """
+    if settings.clock is None:
+        return SystemClock()
+    _check_protocol(settings.clock, "clock", ("time", "monotonic", "call_later"))
+    clock: Clock = settings.clock
+    return clock
+
+
+def _make_ids(settings: Settings) -> Ids:
+    if settings.ids is None:
+        return RandomIds()
+    if not callable(settings.ids):
+        raise ConfigurationError("ids: must be a callable that returns text.", option="ids")
+    ids: Ids = settings.ids
+    return ids
+
+
+def _make_store(settings: Settings) -> tuple[Store, bool]:
+    """Return the store, and whether it is ours to close."""
+    if settings.store == "memory":
+        from .stores.memory import MemoryStore  # noqa: PLC0415 - each start imports only the store it uses
+
+        return MemoryStore(), True
+    if settings.store == "sqlite":
+        from .stores.sqlite import SQLiteStore  # noqa: PLC0415 - as above
+
+        return SQLiteStore(settings.state_dir), True
+    _check_protocol(
+        settings.store,
+        "store",
+        ("load_preference", "save_preference", "load_identity", "save_identity", "forget"),
+    )
+    store: Store = settings.store
+    return store, False
+
+
+def _make_transport(settings: Settings) -> Transport:
+    if settings.transport is not None:
+        _check_protocol(settings.transport, "transport", ("send", "aclose"))
+        transport: Transport = settings.transport
+        return transport
+    from .edge._httpx import HttpxTransport  # noqa: PLC0415 - httpx takes most of the import time, and may not be needed
+
+    return HttpxTransport(settings)
+
+
+def _check_protocol(value: object, option: str, methods: Iterable[str]) -> None:
+    missing = [method for method in methods if not callable(getattr(value, method, None))]
+    if missing:
+        raise ConfigurationError(
+            f"{option}: an object of type {type(value).__name__} has no {missing[0]}(); see the protocol in the docs.",
+            option=option,
+        )
