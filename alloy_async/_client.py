@@ -194,7 +194,7 @@ class Alloy:
             overtaken it; with ``ConsentStoreError`` when it could not be. Waiting events end with ``ConsentDeclined``
             at once.
         """
-        return self._command("forget", self._forget)
+        return self._command("forget", lambda future: self._configured.visitor.choose("pending", future))
 
     def get_ecid(self) -> asyncio.Future[str]:
         """Ask for the visitor's id at the edge (ECID); waits for consent.
@@ -408,12 +408,6 @@ class Alloy:
                 option="opt_in_enabled",
             )
         engine.visitor.choose(choice, future)
-
-    def _forget(self, future: CommandFuture[Purposes]) -> None:
-        engine = self._configured
-        engine.visitor.choose("pending", future)
-        if not engine.settings.opt_in_enabled and engine.ready:
-            engine.visitor.gate.choose("all")  # there is nobody to ask
 
     def _set_customer_ids(self, given: object, future: CommandFuture[None]) -> None:
         visitor = self._configured.visitor

@@ -121,10 +121,14 @@ class Engine:
             while remaining and remaining[-1].stage in {None, "parked"}:
                 remaining.pop()
             if not remaining:
-                self._ledger.unwatch(look)
+                self._ledger.unwatch(look_soon)
                 future.resolve(None)
 
-        self._ledger.watch(look)
+        def look_soon() -> None:  # once the event that has ended has told its own future
+            loop.call_soon(look)
+
+        loop = asyncio.get_running_loop()
+        self._ledger.watch(look_soon)
         self._courier.hurry()
         look()
 

@@ -6,7 +6,6 @@ open = parked + queued + sending.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -137,7 +136,7 @@ class Ledger:
 
     def _tell_watchers(self) -> None:
         for watcher in self._watchers:
-            asyncio.get_running_loop().call_soon(watcher)  # once the event itself has ended too
+            watcher()
 
     def watch(self, watcher: Callable[[], object]) -> None:
         """Call a function after each end of an event, until ``unwatch``."""

@@ -34,6 +34,7 @@ class PreferenceKeeper:
         store: where the choice is kept.
         key: whose choice it is.
         max_age: seconds a choice is valid.
+        asked: whether visitors are asked at all; if not, the gate opens again after a forgetting.
         clock: where time comes from.
         logger: hears of a refusal that could not be saved.
     """
@@ -45,6 +46,7 @@ class PreferenceKeeper:
         key: VisitorKey,
         *,
         max_age: float,
+        asked: bool,
         clock: Clock,
         logger: logging.Logger,
     ) -> None:
@@ -52,6 +54,7 @@ class PreferenceKeeper:
         self._store = store
         self._key = key
         self._max_age = max_age
+        self._asked = asked
         self._clock = clock
         self._logger = logger
         self._ticket = 0
@@ -181,6 +184,10 @@ class PreferenceKeeper:
 
     def _conclude(self, wish: Wish, problem: ConsentStoreError | None) -> None:
         waiting, self._waiting = self._waiting, []
+        if (
+            wish == "pending" and not self._asked
+        ):  # not before it is erased: the next event would read it back
+            self._gate.choose("all")
         if problem is None:
             self._written(wish)
         else:

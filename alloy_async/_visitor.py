@@ -96,6 +96,7 @@ class Visitor:
             store,
             key,
             max_age=settings.preference_max_age,
+            asked=settings.opt_in_enabled,
             clock=clock,
             logger=logger,
         )
@@ -190,10 +191,12 @@ class Visitor:
             self._departure = None
 
     async def _depart_one(self, command: EventCommand) -> None:
-        if self._may_go_on(command) and self._filter is not None:
-            await self._apply_filter(self._filter, command)
         if not self._may_go_on(command):
             return
+        if self._filter is not None:
+            await self._apply_filter(self._filter, command)
+            if not self._may_go_on(command):
+                return
         if self.identity.fpid is None:  # erased while the filter ran, and consented to again
             await self._ensure_identity()
         if self._may_go_on(command):

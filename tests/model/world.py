@@ -11,7 +11,7 @@ from alloy_async.edge import EdgeResponse
 from alloy_async.stores import MemoryStore
 from alloy_async.testing import RecordingEdge
 
-MAX_PARKED = 9
+MAX_PARKED = 6
 MAX_QUEUED = 8
 PARKED_TTL = 100.0
 MAX_AGE = 1_000.0
