@@ -121,7 +121,7 @@ class EventCommand:
     def send(self, events: int) -> None:
         """Take note that a request starts that carries it, among ``events`` events."""
         self._move("sending")
-        if self._hooks:
+        if self._hooks and not self.ended:  # the hook of an event before it may have cancelled this one
             self._hooks.emit(Sending(self.name, self.event_id, events))
 
     def replace_body(self, body: bytes) -> None:
