@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
-import weakref
 from collections import Counter, deque
 from typing import Any, Protocol, TypeVar
 
@@ -27,11 +27,51 @@ class Owner(Protocol):
         """Take note that the caller cancelled the future."""
 
 
+class _Tally:
+    """What failed unheard, counted for one logger until it is said."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._noted: deque[str] = deque()
+        self._examples: dict[str, str] = {}
+
+    def count(self, error: AlloyError) -> None:
+        """Count a failure; once the interpreter is exiting say the first of each kind, there is no later moment."""
+        kind = type(error).__name__
+        first = kind not in self._examples
+        if first:  # a sentence for each of 100 000 would take its time
+            self._examples[kind] = str(error)
+        if not _exiting:
+            self._noted.append(kind)
+        elif first:
+            self._logger.warning("%s that nobody awaited, at exit; the first: %s", kind, error)
+
+    def say(self) -> None:
+        """Log what was counted so far, a line for each kind."""
+        kinds = Counter(self._noted.popleft() for _ in range(len(self._noted)))
+        for kind, count in kinds.items():
+            example = self._examples.pop(kind, "?")
+            self._logger.warning("%d %s that nobody awaited; the first: %s", count, kind, example)
+
+
+# Not held by the instances: a future that dies together with its instance still has somewhere to be counted.
+_tallies: dict[str, _Tally] = {}
+_exiting = False
+
+
+@atexit.register
+def _say_everything() -> None:
+    global _exiting  # noqa: PLW0603 - there is one interpreter, and it exits once
+    for tally in _tallies.values():
+        tally.say()
+    _exiting = True
+
+
 class FailureLog:
     """Says once, with a count, what failed without anybody awaiting it.
 
     asyncio would log a traceback for each such future. A refused event that nobody awaits is no programming error,
-    and ten thousand of them are one fact.
+    and ten thousand of them are one fact. It is said a moment later, when the instance is closed, or at exit.
 
     Args:
         logger: where the lines go.
@@ -41,46 +81,25 @@ class FailureLog:
 
     def __init__(self, logger: logging.Logger, clock: Clock, *, errors_enabled: bool = True) -> None:
         self.errors_enabled = errors_enabled
-        self._logger = logger
         self._clock = clock
-        self._noted: deque[str] = deque()
-        self._examples: dict[str, str] = {}
         self._arranged = False
-        # Runs when this object dies or the interpreter exits, so that the last failures of a script are heard too.
-        self._at_exit = weakref.finalize(self, _log_failures, logger, self._noted, self._examples)
+        self._tally = _tallies.setdefault(logger.name, _Tally(logger))
 
     def note(self, error: AlloyError, loop: asyncio.AbstractEventLoop) -> None:
         """Count a failure. May be called from a finaliser, hence from any thread."""
-        kind = type(error).__name__
-        first = kind not in self._examples
-        if first:  # a sentence for each of 100 000 would take its time
-            self._examples[kind] = str(error)
-        if self._at_exit.alive:
-            self._count(kind, loop)
-        elif first:  # the interpreter is exiting: there is no later moment to count for
-            self._logger.warning("%s that nobody awaited, at exit; the first: %s", kind, error)
-
-    def _count(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._noted.append(kind)
+        self._tally.count(error)
         if not self._arranged:
             self._arranged = True
-            # Where the loop is closed, what is counted is logged once this object dies.
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # a closed loop: it is said at exit
                 loop.call_soon_threadsafe(self._arrange)
 
     def flush(self) -> None:
         """Log what was counted so far."""
         self._arranged = False
-        _log_failures(self._logger, self._noted, self._examples)
+        self._tally.say()
 
     def _arrange(self) -> None:
         self._clock.call_later(LOG_DELAY, self.flush)
-
-
-def _log_failures(logger: logging.Logger, noted: deque[str], examples: dict[str, str]) -> None:
-    kinds = Counter(noted.popleft() for _ in range(len(noted)))
-    for kind, count in kinds.items():
-        logger.warning("%d %s that nobody awaited; the first: %s", count, kind, examples.pop(kind, "?"))
 
 
 class CommandFuture(asyncio.Future[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from common import settle
 
 from alloy_async import Alloy, AlloyError, ConsentDeclined, EdgeError, NetworkError, OutboxFull
 from alloy_async.edge import EdgeResponse
+from alloy_async.testing import RecordingEdge
 
 
 @pytest.fixture
@@ -226,3 +228,31 @@ async def test_region_of_an_answer_is_used_for_the_next_requests(open_alloy, edg
     clock.advance(60)
     await open_alloy.event()
     assert ["/or2/" in request.url for request in edge.requests] == [False, False, True, False]
+
+
+async def test_a_request_does_not_start_before_one_that_turned_round(options, clock):
+    """Consent that is gone for the first and back for the second of two requests does not change their order."""
+
+    class ConsentReturns(RecordingEdge):
+        starts = 0
+
+        async def send(self, request, may_start):
+            self.starts += 1
+            if self.starts == 3:  # the second of the two, in the same turn as the first
+                gate.choose("all")
+            return await super().send(request, may_start)
+
+    edge = ConsentReturns()
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"transport": edge, "preference_max_age": 100.0})
+        await alloy.opt_in(purposes="all")
+        await alloy.event(type="first")
+        await settle()
+        gate = alloy._engine.visitor.gate
+        events = [alloy.event(type=name, view_start=True) for name in ("a", "b")]
+        while alloy.statistics().sending < 2:
+            await asyncio.sleep(0)
+        clock.advance(101)
+        for event in events:
+            await event
+    assert edge.event_types == ["first", "a", "b"]
