@@ -24,12 +24,15 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Return the wall clock, in seconds since 1970 (UTC)."""
+        ...
 
     def monotonic(self) -> float:
         """Return seconds on a clock that never goes back."""
+        ...
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Cancellable:
         """Arrange a call in ``delay`` seconds, on the running event loop."""
+        ...
 
 
 class SystemClock:
@@ -48,6 +51,7 @@ class Ids(Protocol):
 
     def __call__(self) -> str:
         """Return a UUIDv4 as text."""
+        ...
 
 
 class RandomIds:

@@ -197,8 +197,11 @@ class EventCommand:
             self._hooks.emit(Lost(self.name, self.event_id, _lost_reason(outcome)))
 
 
+_LOST: dict[Outcome, Literal["expired", "overflowed"]] = {"expired": "expired", "overflowed": "overflowed"}
+
+
 def _lost_reason(outcome: Outcome) -> Literal["expired", "overflowed", "closed"]:
-    return outcome if outcome in {"expired", "overflowed"} else "closed"
+    return _LOST.get(outcome, "closed")
 
 
 class GatedCall:

@@ -187,12 +187,10 @@ def make_clock(settings: Settings) -> Clock:
 
 
 def _make_ids(settings: Settings) -> Ids:
-    if settings.ids is None:
-        return RandomIds()
-    if not callable(settings.ids):
+    given: Any = settings.ids
+    if given is not None and not callable(given):
         raise ConfigurationError("ids: must be a callable that returns text.", option="ids")
-    ids: Ids = settings.ids
-    return ids
+    return RandomIds() if given is None else settings.ids
 
 
 def _make_store(settings: Settings) -> tuple[Store, bool]:

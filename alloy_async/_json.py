@@ -281,7 +281,7 @@ def _is_pydantic_model(value: object) -> bool:
     return hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump")
 
 
-def _without_numpy(value: object) -> object:
+def _without_numpy(value: Any) -> Any:
     numpy = sys.modules.get("numpy")  # a numpy value cannot exist before numpy was imported
     if numpy is None or not isinstance(value, numpy.generic):
         return value

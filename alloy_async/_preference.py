@@ -163,7 +163,8 @@ class PreferenceKeeper:
         """Write a wish; before a yes the refusal or forgetting that it overtook, which also erases the identity."""
         ticket, owed = self._ticket, self._owed
         problem = None
-        for step in [owed, wish] if wish == "all" and owed is not None else [wish]:
+        steps: list[Wish] = [owed, wish] if wish == "all" and owed is not None else [wish]
+        for step in steps:
             problem = problem or await self._try_one(step)
         if problem is None and ticket == self._ticket:
             self._owed = None

@@ -244,6 +244,7 @@ class Visitor:
         content = {"xdm": event["xdm"], "data": event.get("data", {})}
         had_data = "data" in event
         error: AlloyError | None = None
+        keep: bool | None = None
         try:
             keep = await _call(event_filter, content)
         except (

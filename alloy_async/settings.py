@@ -7,6 +7,7 @@ or a boolean can come from the environment as ``ALLOY_`` and its name in capital
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -354,11 +355,10 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])
 
 def _split(address: str, option: str) -> SplitResult:
     problem = f"{option}: is not a host name or address with an optional port from 1 to 65535."
-    try:
-        url = urlsplit(address)
-        usable = _HOST.fullmatch(url.netloc) is not None and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable or re.search(r"[\s\\\x00-\x1f]", address) or len(address) > 2_048:
+    url = None
+    with contextlib.suppress(ValueError):
+        split = urlsplit(address)
+        url = split if _HOST.fullmatch(split.netloc) is not None and split.port != 0 else None
+    if url is None or re.search(r"[\s\\\x00-\x1f]", address) or len(address) > 2_048:
         raise ConfigurationError(problem, option=option)
     return url

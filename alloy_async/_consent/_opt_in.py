@@ -36,10 +36,12 @@ class Parkable(Protocol):
     @property
     def size(self) -> int:
         """Bytes that it holds."""
+        ...
 
     @property
     def ended(self) -> bool:
         """Whether its future has ended."""
+        ...
 
     def park(self) -> None:
         """Take note that it waits now."""
@@ -352,7 +354,7 @@ class OptInState:
 
     def _expire(self) -> None:
         self._expiry = None
-        now = self._clock.monotonic()
+        now, remaining = self._clock.monotonic(), 0.0
         for _ in range(SLICE):
             command = next(iter(self._parked), None)
             if command is None:

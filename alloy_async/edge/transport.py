@@ -61,6 +61,7 @@ class Transport(Protocol):
             NetworkError: the edge could not be reached, or stopped answering.
             EdgeError: the answer is too long, or cannot be decompressed.
         """
+        ...
 
     async def aclose(self) -> None:
         """Close connections."""
