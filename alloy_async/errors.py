@@ -252,7 +252,7 @@ class EdgeError(AlloyError):
         self.type = type
         self.title = title
         self.detail = detail
-        self.report = dict(report or {})
+        self.report: dict[str, Any] = dict(report or {})
         self.request_id = request_id
         self.retryable = retryable
 

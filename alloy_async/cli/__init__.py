@@ -12,7 +12,7 @@ from .serve import serve
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="alloy-async",
     help="Collect events, and only with consent. Start with: alloy-async demo",
     no_args_is_help=True,

@@ -18,7 +18,7 @@ __all__ = ["app"]
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Look at a stored choice, or forget it.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(help="Look at a stored choice, or forget it.", no_args_is_help=True)
 
 AnyConfigId = Annotated[
     str | None,

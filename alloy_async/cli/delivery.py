@@ -68,8 +68,8 @@ class Delivery:
         obtain: Callable[[int], Awaitable[Choice]],
         observer: Observer,
     ) -> None:
-        self.lines = 0
-        self.stopped = 0
+        self.lines: int = 0
+        self.stopped: int = 0
         self.first_stopped: int | None = None
         self.choice: Choice | None = None
         self._alloy = alloy

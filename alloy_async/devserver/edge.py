@@ -145,9 +145,9 @@ class DevelopmentEdge:
         hosts: Collection[str] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.expired_tokens = set(expired_tokens)
+        self.expired_tokens: set[str] = set(expired_tokens)
         self.max_body = max_body
-        self.hosts = frozenset(hosts)
+        self.hosts: frozenset[str] = frozenset(hosts)
         self._paths = Paths(base_path)
         self._datastreams = datastreams
         self._authenticated = authenticated
@@ -155,7 +155,7 @@ class DevelopmentEdge:
         self._consent = ConsentMemory(_MAX_VISITORS)
         self._clock = clock
         # Last: it opens the database, and nothing after it may fail.
-        self.recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
+        self.recorder: Recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
 
     def __enter__(self) -> Self:
         return self

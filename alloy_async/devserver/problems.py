@@ -50,12 +50,12 @@ class Problem(Exception):
         self, code: str, detail: str, *, event_index: int | None = None, errors: Sequence[str] = ()
     ) -> None:
         super().__init__(f"{code}: {detail}")
-        self.status = int(code[-3:])
-        self.type = _ERRORS + code if "-" in code else "about:blank"
-        self.title = _TITLES[code]
+        self.status: int = int(code[-3:])
+        self.type: str = _ERRORS + code if "-" in code else "about:blank"
+        self.title: str = _TITLES[code]
         self.detail = detail
         self.event_index = event_index
-        self.errors = tuple(errors)
+        self.errors: tuple[str, ...] = tuple(errors)
 
     def details(self, request_id: str) -> dict[str, Any]:
         """Write the problem as the edge writes it, ``report`` included."""

@@ -75,7 +75,7 @@ class SQLiteStore:
 
     def __init__(self, state_dir: Path | str | None = None) -> None:
         folder = default_state_dir() if state_dir is None else Path(state_dir)
-        self.path = folder / FILE_NAME
+        self.path: Path = folder / FILE_NAME
         self._database = Database(self.path, _prepare)
         self._unswept = False
 

@@ -70,7 +70,7 @@ class Drip:
 
     def __init__(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._complete = False
 
@@ -140,8 +140,8 @@ class LoopbackEdge:
     def __init__(self) -> None:
         self.answers: list[LoopbackAnswer] = []
         self.arrivals: list[Arrival] = []
-        self.connections = 0
-        self.started = 0
+        self.connections: int = 0
+        self.started: int = 0
         self._recorder = RecordingEdge()
         self._server: asyncio.Server | None = None
         self._door = asyncio.Event()

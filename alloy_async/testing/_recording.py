@@ -51,7 +51,7 @@ class RecordingEdge:
     def __init__(self) -> None:
         self.requests: list[RecordedRequest] = []
         self.answers: list[EdgeResponse | Exception] = []
-        self.closed = False
+        self.closed: bool = False
         self._held: list[asyncio.Future[None]] = []
         self._holding = False
 
