@@ -457,9 +457,8 @@ def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: Com
     except AlloyError as raised:
         error = raised
     except Exception as raised:  # noqa: BLE001 - for example an object that another thread changes meanwhile
-        detail = (
-            f": {raised}" if isinstance(raised, ImportError) else ""
-        )  # a broken installation is not a secret
+        # A broken installation is not a secret.
+        detail = f": {raised}" if isinstance(raised, ImportError) else ""
         error = InvalidCommand(name, f"it could not be carried out ({type(raised).__name__}{detail}).")
     else:
         return

@@ -26,9 +26,8 @@ PERSONALIZATION_SCHEMAS = [
     for kind in ("default-content-item", "html-content-item", "json-content-item", "redirect-item")
 ]
 
-_OBJECTS = frozenset(
-    {"implementationDetails", "placeContext"}
-)  # of what is added, these have fields of their own
+# Of what is added, these have fields of their own.
+_OBJECTS = frozenset({"implementationDetails", "placeContext"})
 
 _OPENING = b'{"xdm":{'
 

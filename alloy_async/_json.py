@@ -166,9 +166,8 @@ def _object(value: Mapping[Any, object], depth: int) -> dict[str, Any]:
         if type(key) is not str:
             key = _key(key)  # noqa: PLW2901 - the key as it will be written
         kind = type(item)
-        if (
-            kind in _AS_IT_IS
-        ):  # _snapshot again, written out: a call for each text would cost as much as all the rest
+        # _snapshot again, written out: a call for each text would cost as much as all the rest.
+        if kind in _AS_IT_IS:
             result[key] = item
             continue
         try:

@@ -177,7 +177,7 @@ class PreferenceKeeper:
                 await self._store.forget(self._key)
             else:
                 await self._store.save_preference(self._key, Preference(wish, now, now + self._max_age))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
             return _as_store_error("save", error)
         if wish == "all":
             self._written_until = now + self._max_age
@@ -185,9 +185,8 @@ class PreferenceKeeper:
 
     def _conclude(self, wish: Wish, problem: ConsentStoreError | None) -> None:
         waiting, self._waiting = self._waiting, []
-        if (
-            wish == "pending" and not self._asked
-        ):  # not before it is erased: the next event would read it back
+        # Not before it is erased: the next event would read it back.
+        if wish == "pending" and not self._asked:
             self._gate.choose("all")
         if problem is None:
             self._written(wish)
@@ -206,9 +205,8 @@ class PreferenceKeeper:
             self._gate.choose("all", until=self._written_until)
 
     def _not_written(self, wish: Wish) -> None:
-        if (
-            wish == "all" and self._refused_until > self._clock.time()
-        ):  # the refusal that was to be lifted stands
+        # The refusal that was to be lifted stands.
+        if wish == "all" and self._refused_until > self._clock.time():
             self._gate.choose("none", until=self._refused_until)
         if self._owed is None:
             return

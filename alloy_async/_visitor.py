@@ -302,9 +302,8 @@ class Visitor:
         return 0 if last is None else last.order
 
     def _apply_if_current(self, waiting: _CustomerIds) -> None:
-        if (
-            waiting.epoch == self.gate.epoch
-        ):  # otherwise a refusal came in between, and they belong to what it erased
+        # Those of an older epoch belong to what a refusal has erased.
+        if waiting.epoch == self.gate.epoch:
             self._apply_customer_ids(waiting.customer_ids)
 
     def _apply_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:

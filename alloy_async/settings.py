@@ -38,9 +38,8 @@ SYNONYMS = {
 
 
 def _no_blank_or_control(value: object) -> object:
-    if isinstance(value, str) and (
-        " " in value or not value.isprintable()
-    ):  # half a surrogate pair is not printable
+    # Half a surrogate pair is not printable.
+    if isinstance(value, str) and (" " in value or not value.isprintable()):
         raise ValueError("must not hold blanks, line breaks or control characters")
     return value
 

@@ -20,9 +20,8 @@ __all__ = ["OptInState", "OptInStatistics", "Parkable"]
 
 _NEVER = float("inf")
 
-_CALLS = itertools.count(
-    1
-)  # one for all gates, so that commands of several visitors have an order among themselves
+# One for all gates, so that commands of several visitors have an order among themselves.
+_CALLS = itertools.count(1)
 
 
 class Parkable(Protocol):

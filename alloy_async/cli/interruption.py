@@ -35,16 +35,15 @@ class Interruption:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        with suppress(
-            NotImplementedError
-        ):  # Windows: Ctrl-C then cancels the main task, as asyncio.run does it
+        # Windows: Ctrl-C then cancels the main task, as asyncio.run does it.
+        with suppress(NotImplementedError):
             for number in _SIGNALS:
                 loop.add_signal_handler(number, self._heard, number)
         return self
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
-        with suppress(NotImplementedError):
+        with suppress(NotImplementedError):  # Windows, as above
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 

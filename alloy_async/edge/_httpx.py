@@ -47,9 +47,8 @@ class HttpxTransport:
             headers=dict(request.headers),
             extensions={"trace": check},
         )
-        outgoing.headers.pop(
-            "cookie", None
-        )  # of a client that the caller brought, and whose jar may hold somebody's
+        # Of a client that the caller brought, and whose jar may hold somebody's.
+        outgoing.headers.pop("cookie", None)
         if not may_start():
             raise Withdrawn
         try:

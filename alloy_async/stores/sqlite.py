@@ -184,9 +184,8 @@ def _read_preference(
     purposes: object, chosen_at: object, expires_at: object, source: object, epoch: object
 ) -> Preference | None:
     """Read a row strictly: whatever is not exactly what was written, counts as no choice."""
-    choice = (
-        parse_choice(purposes) if purposes in {"all", "none"} else None
-    )  # exactly what is written, no other case
+    # Exactly what is written, no other case.
+    choice = parse_choice(purposes) if purposes in {"all", "none"} else None
     if choice is None or not isinstance(source, str) or not isinstance(epoch, int):
         return None
     if not isinstance(chosen_at, float) or not isinstance(expires_at, float):

@@ -282,9 +282,8 @@ class LoopbackEdge:
         """Record a request, wait while answers are held, and return the usual answer."""
         try:
             self.arrivals.append(Arrival(_record(request), request.headers, connection))
-            asyncio.get_running_loop().call_soon(
-                self._changed
-            )  # a turn later a held request is counted as held
+            # A turn later a held request is counted as held.
+            asyncio.get_running_loop().call_soon(self._changed)
             return await self._recorder.send(request, lambda: True)
         except (ValueError, KeyError):
             return UNFIT
