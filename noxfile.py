@@ -30,7 +30,7 @@ os.environ["PATH"] = os.pathsep.join([*map(str, FOLDERS), os.environ["PATH"]])
 PYTHONS = [v for v in nox.project.python_versions(PYPROJECT) if shutil.which(f"python{v}")]
 PYTHONS = PYTHONS or [f"{sys.version_info.major}.{sys.version_info.minor}"]
 # The oldest without extras shows that none is needed by accident; doing that on each would double the time.
-MATRIX = [(version, "") for version in PYTHONS[:1]] + [(version, "cli,fast") for version in PYTHONS]
+MATRIX = [(version, "") for version in PYTHONS[:1]] + [(version, "cli,fast,aiohttp") for version in PYTHONS]
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -64,7 +64,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Both checkers agree, and every public name has a known type."""
-    session.install(".[cli,fast]", *group("typing"))  # not "-e": --verifytypes looks at what is installed
+    # Not "-e": --verifytypes looks at what is installed.
+    session.install(".[cli,fast,aiohttp]", *group("typing"))
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "alloy_async", "--ignoreexternal")
@@ -128,5 +129,5 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; without words after ``--`` only briefly, to see that they still run."""
-    session.install(".")
+    session.install(".", *group("bench"))
     session.run("python", "benchmarks/run.py", *(session.posargs or ["--smoke"]))

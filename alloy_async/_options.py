@@ -65,8 +65,12 @@ class ConfigureOptions(TypedDict, total=False):
     max_parked: int
     max_parked_bytes: int
     parked_ttl: float
+    outbox: str | Path | Any
     max_queued: int
     max_queued_bytes: int
+    delivery_timeout: float | None
+    max_attempts: int | None
+    max_retry_after: float
     max_in_flight: int
     max_body_bytes: int
     max_answer_bytes: int
@@ -74,6 +78,10 @@ class ConfigureOptions(TypedDict, total=False):
     ordered: bool
     request_timeout: float
     connect_timeout: float
+    client_id: str | None
+    client_secret: Any
+    scopes: str | Sequence[str]
+    ims_host: str
     proxy: str | None
     ca_bundle: str | Path | None
     transport: Any

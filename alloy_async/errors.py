@@ -11,6 +11,7 @@
     ├── ConsentTimeout         the visitor never answered in time; nothing was sent
     ├── ParkingFull            too many commands already wait for consent
     ├── OutboxFull             too many events already wait for the wire
+    ├── OutboxError            the outbox could not keep the event, or no longer has it
     ├── ConsentStoreError      the choice could not be read, saved or erased
     ├── EdgeError              the edge answered, and the answer is a refusal or unreadable
     ├── NetworkError           the edge could not be reached, or stopped answering
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidCommand",
     "NetworkError",
     "NotConfigured",
+    "OutboxError",
     "OutboxFull",
     "ParkingFull",
 ]
@@ -201,6 +203,25 @@ class OutboxFull(AlloyError):
         )
 
 
+class OutboxError(AlloyError):
+    """The outbox could not be used, or an event is no longer in it.
+
+    Attributes:
+        action: what was tried: ``open``, ``write``, ``read`` or ``erase``; ``keep`` when somebody else took or purged
+            the event.
+        place: the file, or the kind of outbox.
+    """
+
+    def __init__(self, action: str, place: str, problem: str) -> None:
+        super().__init__(action, place, problem)
+        self.action = action
+        self.place = place
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"could not {self.action} events in the outbox {self.place}: {self.problem}"
+
+
 class ConsentStoreError(AlloyError):
     """The visitor's choice could not be read, saved or erased.
 
@@ -232,6 +253,7 @@ class EdgeError(AlloyError):
         report: what the edge added, for example ``{"eventIndex": 2, "errors": ["…"]}``.
         request_id: the request's id as the edge knows it, for a support case.
         retryable: whether the same request may succeed later.
+        retry_after: when, as the edge wrote it: seconds or an HTTP date; None when it said nothing.
 
     Source: RFC 9457, problem details; Experience Platform Edge Network error codes.
     """
@@ -246,6 +268,7 @@ class EdgeError(AlloyError):
         report: Mapping[str, Any] | None = None,
         request_id: str | None = None,
         retryable: bool = False,
+        retry_after: str | None = None,
     ) -> None:
         super().__init__(status, title)
         self.status = status
@@ -255,6 +278,7 @@ class EdgeError(AlloyError):
         self.report: dict[str, Any] = dict(report or {})
         self.request_id = request_id
         self.retryable = retryable
+        self.retry_after = retry_after
 
     @property
     def code(self) -> str:
@@ -289,11 +313,21 @@ class NetworkError(AlloyError):
 
 
 class AlloyClosed(AlloyError):
-    """The instance was closed before, or while, the command could be carried out."""
+    """The instance was closed before, or while, the command could be carried out.
 
-    def __init__(self, command: str) -> None:
+    Attributes:
+        command: the command.
+        kept: whether the event is in a durable outbox, to be sent by the next start.
+    """
+
+    def __init__(self, command: str, *, kept: bool = False) -> None:
         super().__init__(command)
         self.command = command
+        self.kept = kept
 
     def __str__(self) -> str:
+        if self.kept:
+            return (
+                f"{self.command}: the instance is closed; the event is kept in the outbox for the next start."
+            )
         return f"{self.command}: the instance is closed; create a new Alloy to go on."

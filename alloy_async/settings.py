@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, SecretStr, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ._options import BROWSER_ONLY, ConfigureOptions, Context, EventFilter, nearest
@@ -24,6 +24,10 @@ from .errors import ConfigurationError
 __all__ = ["BROWSER_ONLY", "ConfigureOptions", "EventFilter", "Settings", "nearest"]
 
 DEFAULT_EDGE = "https://edge.adobedc.net"
+AUTHENTICATED_HOST = "server.adobedc.net"
+"""Where events with credentials go by default; it takes v2 and nothing else. Source: Edge Network, hosts."""
+
+TOKEN_PATH = "/ims/token/v3"  # noqa: S105 - a path
 LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 SYNONYMS = {
@@ -44,6 +48,36 @@ def _no_blank_or_control(value: object) -> object:
     return value
 
 
+def _no_blank_in_secret(value: object) -> object:
+    # One that was copied with its line break would be refused far away, and nobody could see why.
+    _no_blank_or_control(value.get_secret_value() if isinstance(value, SecretStr) else value)
+    return value
+
+
+def _plain_ascii(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(
+            "must be ASCII letters, digits or punctuation, at least one, since it becomes a header"
+        )
+    return value
+
+
+def _split_scopes(value: object) -> object:
+    """Take what the console shows, commas and all."""
+    if isinstance(value, str):
+        return [scope.strip() for scope in value.split(",")] if value.strip() else ()
+    return value
+
+
+def _one_scope(value: object) -> object:
+    """Source: RFC 6749, section 3.3, without the comma, which separates scopes here."""
+    if isinstance(value, str) and not re.fullmatch(r"[!#-+\--\[\]-~]+", value):
+        raise ValueError(
+            'must be names such as openid, in ASCII, separated by commas, none empty, without " or \\'
+        )
+    return value
+
+
 def _no_null_character(value: object) -> object:
     if "\0" in str(value):
         raise ValueError("must not hold null characters")
@@ -59,6 +93,12 @@ def _seconds_not_boolean(value: object) -> object:
 Identifier = Annotated[
     str, BeforeValidator(_no_blank_or_control), Field(strict=True, min_length=1, max_length=256)
 ]
+ClientId = Annotated[str, BeforeValidator(_plain_ascii), Field(strict=True, max_length=256)]
+Secret = Annotated[
+    SecretStr, BeforeValidator(_no_blank_in_secret), Field(strict=True, min_length=1, max_length=4_096)
+]
+Scope = Annotated[str, BeforeValidator(_one_scope), Field(strict=True, max_length=256)]
+Scopes = Annotated[tuple[Scope, ...], BeforeValidator(_split_scopes)]
 UsablePath = Annotated[Path, BeforeValidator(_no_null_character)]
 Seconds = Annotated[FiniteFloat, BeforeValidator(_seconds_not_boolean), Field(gt=0)]
 Count = Annotated[int, Field(strict=True, gt=0)]
@@ -136,9 +176,26 @@ class Settings(BaseModel):
         86_400.0, description="Seconds a command waits for consent before ConsentTimeout."
     )
 
+    outbox: Literal["memory", "sqlite"] | UsablePath | Any = Field(
+        "memory",
+        description='Where released events wait for the edge: "memory", "sqlite" (a file in state_dir, which survives '
+        "kill -9), the path of such a file, or an object with the Outbox protocol.",
+    )
     max_queued: Count = Field(100_000, description="Events that may wait for the wire at once.")
     max_queued_bytes: Count = Field(
         134_217_728, description="Bytes of events that may wait for the wire at once."
+    )
+    delivery_timeout: Seconds | None = Field(
+        None,
+        description="Seconds from its release in which an event must be delivered, waiting and retries included; "
+        "default: 300 in memory, 604 800 (a week) in a durable outbox.",
+    )
+    max_attempts: Count | None = Field(
+        None,
+        description="Times the edge is tried with an event; default: 5 in memory, without limit in a durable outbox.",
+    )
+    max_retry_after: Seconds = Field(
+        300.0, description="Seconds of an answer's Retry-After that are obeyed at most."
     )
     max_in_flight: Count = Field(
         8, description="Requests on the wire at once; httpx gets slower beyond about 10."
@@ -161,14 +218,33 @@ class Settings(BaseModel):
         10.0, description="Seconds without progress after which a request fails."
     )
     connect_timeout: Seconds = Field(5.0, description="Seconds to connect, name look-up and TLS included.")
+    client_id: ClientId | None = Field(
+        None,
+        description="Client of the project in the developer console; with client_secret events go from server to server "
+        "(v2).",
+    )
+    client_secret: Secret | None = Field(
+        None, description="Secret of client_id, text or SecretStr; it is never shown."
+    )
+    scopes: Scopes = Field(
+        (),
+        description="What the access token is asked for: the scopes that the console shows, comma separated or a list.",
+    )
+    ims_host: str = Field(
+        "ims-na1.adobelogin.com",
+        strict=True,
+        description="Host that hands out access tokens, with optional port; https, or http on loopback.",
+    )
     proxy: str | None = Field(
         None, strict=True, description="URL of an HTTP proxy; default: HTTPS_PROXY and friends."
     )
     ca_bundle: UsablePath | None = Field(
         None, description="File with the certificates to trust; default: SSL_CERT_FILE, then certifi."
     )
-    transport: Any = Field(
-        None, description="Replaces the HTTP layer: an object with the Transport protocol."
+    transport: Literal["httpx", "aiohttp"] | Any = Field(
+        "httpx",
+        description='The HTTP layer: "httpx", "aiohttp" (faster, needs the extra aiohttp), or an object with the '
+        "Transport protocol.",
     )
     client: Any = Field(None, description="An httpx.AsyncClient to send with; it stays yours to close.")
     clock: Any = Field(None, description="Replaces time, for tests: an object with the Clock protocol.")
@@ -193,11 +269,20 @@ class Settings(BaseModel):
         } & given.keys():  # one host given in code replaces either from the environment
             found = {name: value for name, value in found.items() if name not in {"endpoint", "edge_domain"}}
         settings = _validate(cls, found | given)
+        _check_credentials(settings)
         settings.base_url()  # refuse an endpoint that cannot be used now, not at the first event
+        settings.token_url()
         return settings
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether events go from server to server, with an access token (v2)."""
+        return self.client_id is not None
 
     def base_url(self) -> str:
         """Return what every request's address starts with, for example ``https://edge.adobedc.net/ee``.
+
+        With credentials the default host is another one, ``server.adobedc.net``.
 
         Raises:
             ConfigurationError: the endpoint, the domain or the base path cannot be used.
@@ -208,13 +293,36 @@ class Settings(BaseModel):
             )
         if self.endpoint is not None:
             return _endpoint_url(self.endpoint, self.edge_base_path, insecure=self.allow_insecure)
-        host = DEFAULT_EDGE if self.edge_domain is None else _domain_url(self.edge_domain)
+        default = f"https://{AUTHENTICATED_HOST}" if self.authenticated else DEFAULT_EDGE
+        host = default if self.edge_domain is None else _domain_url(self.edge_domain, "edge_domain")
         return f"{host}/{_base_path(self.edge_base_path)}"
 
+    def open_url(self) -> str:
+        """Return what the address of a request starts with that has no authenticated form.
+
+        That is ``base_url``, but never ``server.adobedc.net``, which would not take it.
+        """
+        url = urlsplit(self.base_url())
+        return f"{DEFAULT_EDGE}{url.path}" if url.hostname == AUTHENTICATED_HOST else url.geturl()
+
+    def token_url(self) -> str:
+        """Return the address of the identity service.
+
+        Raises:
+            ConfigurationError: the host cannot be used.
+        """
+        return _domain_url(self.ims_host, "ims_host") + TOKEN_PATH
+
     def describe(self) -> dict[str, Any]:
-        """Return the settings as plain values, without objects and without a proxy's password."""
-        plain = self.model_dump(exclude=_OBJECTS | {"proxy", "store"}, mode="json")
-        return plain | {"store": self.store if isinstance(self.store, str) else type(self.store).__name__}
+        """Return the settings as plain values, without objects, a proxy's password or the client's secret."""
+        either = ("store", "outbox", "transport")  # a word, or an object
+        # A SecretStr becomes asterisks.
+        plain = self.model_dump(exclude=_OBJECTS | {"proxy", *either}, mode="json")
+        return plain | {name: _describe(getattr(self, name)) for name in either}
+
+
+def _describe(value: object) -> str:
+    return str(value) if isinstance(value, (str, Path)) else type(value).__name__
 
 
 S = TypeVar("S", bound=Settings)
@@ -247,7 +355,6 @@ def _canonical(options: Mapping[str, Any]) -> dict[str, Any]:
 _OBJECTS = {
     "on_before_event_send",
     "hooks",
-    "transport",
     "client",
     "clock",
     "ids",
@@ -315,17 +422,37 @@ def _base_path(path: str) -> str:
     return path
 
 
-def _domain_url(domain: str) -> str:
-    if "://" in domain or "/" in domain:
+def _check_credentials(settings: Settings) -> None:
+    """Refuse half of the credentials, and an organisation that cannot be told in a header.
+
+    Source: Edge Network, authentication: the header x-gw-ims-org-id is the organisation with its ``@``.
+    """
+    if settings.client_id is None and settings.client_secret is None:
+        return
+    for option, other in (("client_id", "client_secret"), ("client_secret", "client_id")):
+        if getattr(settings, option) is None:
+            raise ConfigurationError(
+                f"{option}: is required with {other}; give {option}=… or set ALLOY_{option.upper()}.",
+                option=option,
+            )
+    if not re.fullmatch(r"[!-?A-~]+@[!-?A-~]+", settings.ims_org_id):
         raise ConfigurationError(
-            "edge_domain: must be a host with optional port, without scheme or path; "
-            "to give a whole address use endpoint.",
-            option="edge_domain",
+            "ims_org_id: with client_id it must be written as the console shows it, in ASCII and with its @, "
+            "for example …@AdobeOrg.",
+            option="ims_org_id",
         )
-    url = _split(f"https://{domain}", "edge_domain")
+
+
+def _domain_url(domain: str, option: str) -> str:
+    if "://" in domain or "/" in domain:
+        whole = "; to give a whole address use endpoint" if option == "edge_domain" else ""
+        raise ConfigurationError(
+            f"{option}: must be a host with optional port, without scheme or path{whole}.", option=option
+        )
+    url = _split(f"https://{domain}", option)
     if url.netloc != domain:
         raise ConfigurationError(
-            "edge_domain: must be a host with optional port, nothing after it.", option="edge_domain"
+            f"{option}: must be a host with optional port, nothing after it.", option=option
         )
     scheme = "http" if LOOPBACK.fullmatch(url.hostname or "") else "https"
     return f"{scheme}://{url.netloc}"

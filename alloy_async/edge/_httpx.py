@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-import zlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
+from http.cookiejar import CookieJar
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from ..errors import ConfigurationError, EdgeError, NetworkError
-from ..settings import LOOPBACK, Settings
+from ..errors import ConfigurationError, NetworkError
+from ..settings import Settings
+from ._answers import BoundedBody, flat_headers, origin
+from ._loop_bound import LoopBound
+from ._trust import heeds_environment, load_bundle, unusable_proxy
 from .transport import EdgeRequest, EdgeResponse, Withdrawn
 
 __all__ = ["HttpxTransport"]
@@ -28,70 +29,104 @@ class HttpxTransport:
 
     Args:
         settings: timeouts, proxy, certificates, bounds; ``client`` brings a client of the caller's.
+
+    Raises:
+        ConfigurationError: the client, the proxy or the certificates cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._client = _make_client(settings) if settings.client is None else _check_client(settings.client)
-        self._owned = settings.client is None
+        self._way = _OwnClient(settings) if settings.client is None else _CallersClient(settings.client)
         self._limit = settings.max_answer_bytes
         self._timeout = settings.request_timeout
         self._longest = settings.connect_timeout + 2 * settings.request_timeout
 
     async def send(self, request: EdgeRequest, may_start: Callable[[], bool]) -> EdgeResponse:
         """Send a request and read its answer; see ``Transport``."""
-        check = _check_before_writing(may_start)
-        outgoing = self._client.build_request(
-            "POST",
-            request.url,
-            content=request.body,
-            headers=dict(request.headers),
-            extensions={"trace": check},
-        )
-        # Of a client that the caller brought, and whose jar may hold somebody's.
-        outgoing.headers.pop("cookie", None)
         if not may_start():
             raise Withdrawn
+        extensions = {"trace": _check_before_writing(may_start)}
         try:
             async with asyncio.timeout(self._longest):  # httpx' own starts again with every byte of a header
-                return await self._exchange(outgoing)
+                return await self._exchange(request, extensions)
         except TimeoutError:
             problem = "the answer came too slowly"
         except httpx.HTTPError as error:
             problem = _describe(error)
         # Raised out here, without a cause: httpx' own error holds the request, and with it the visitor's events.
-        raise NetworkError(_origin(request.url), problem)
+        raise NetworkError(origin(request.url), problem)
 
     async def aclose(self) -> None:
         """Close connections, unless the client belongs to the caller."""
-        if self._owned:
-            await self._client.aclose()
+        await self._way.aclose()
 
-    async def _exchange(self, outgoing: httpx.Request) -> EdgeResponse:
+    async def _exchange(self, request: EdgeRequest, extensions: dict[str, Any]) -> EdgeResponse:
         deadline = time.monotonic() + self._timeout
-        response = await self._client.send(outgoing, stream=True, follow_redirects=False, auth=None)
+        client = await self._way.client()
+        outgoing = self._way.build(client, request, extensions)
+        response = await client.send(outgoing, stream=True, follow_redirects=False, auth=None)
         try:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return EdgeResponse(response.status_code, headers, await self._read(response, deadline))
+            headers = flat_headers(response.headers.raw)
+            return EdgeResponse(response.status_code, headers, await self._read(response, headers, deadline))
         finally:
             await response.aclose()
-            if self._owned:
-                self._client.cookies.clear()  # one visitor's cookie must never travel with another's event
 
-    async def _read(self, response: httpx.Response, deadline: float) -> bytes:
+    async def _read(self, response: httpx.Response, headers: Mapping[str, str], deadline: float) -> bytes:
         if response.is_stream_consumed:  # a mock that was made with its content
             return response.content
-        read = bytearray()
-        inflate = _decompressor(response)
+        body = BoundedBody(response.status_code, headers, self._limit)
         async for chunk in response.aiter_raw():
-            try:
-                read += chunk if inflate is None else inflate.decompress(chunk, self._limit + 1)
-            except zlib.error:
-                raise _unusable(response, "its compression is damaged") from None
+            body.feed(chunk)
             if time.monotonic() > deadline:  # httpx' own timeout starts again with every byte that drips in
                 raise httpx.ReadTimeout("the answer came too slowly")
-            if len(read) > self._limit:
-                raise _unusable(response, f"it is longer than max_answer_bytes={self._limit}")
-        return bytes(read)
+        return body.whole()
+
+
+class _OwnClient:
+    """A client of ours, with whose requests nobody else has a say."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = LoopBound(_client_factory(settings), httpx.AsyncClient.aclose)
+
+    async def client(self) -> httpx.AsyncClient:
+        return await self._client.get()
+
+    @staticmethod
+    def build(_: httpx.AsyncClient, request: EdgeRequest, extensions: dict[str, Any]) -> httpx.Request:
+        """Build a request by itself, which is cheaper: the client has no headers, cookies or address to merge in."""
+        return httpx.Request(
+            "POST", request.url, headers=request.headers, content=request.body, extensions=extensions
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class _CallersClient:
+    """A client that the caller brought, closes, and may have given headers of its own."""
+
+    def __init__(self, client: object) -> None:
+        self._client = _check_client(client)
+
+    async def client(self) -> httpx.AsyncClient:
+        return self._client
+
+    @staticmethod
+    def build(client: httpx.AsyncClient, request: EdgeRequest, extensions: dict[str, Any]) -> httpx.Request:
+        outgoing = client.build_request(
+            "POST", request.url, headers=request.headers, content=request.body, extensions=extensions
+        )
+        outgoing.headers.pop("cookie", None)  # its jar may hold somebody's
+        return outgoing
+
+    async def aclose(self) -> None:
+        """Leave it open."""
+
+
+class _NoCookies(CookieJar):
+    """Keeps none: one visitor's cookie must never travel with another's event."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Take nothing."""
 
 
 def _check_client(client: object) -> httpx.AsyncClient:
@@ -102,28 +137,24 @@ def _check_client(client: object) -> httpx.AsyncClient:
     )
 
 
-def _make_client(settings: Settings) -> httpx.AsyncClient:
-    limits = httpx.Limits(
-        max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight
-    )
-    return httpx.AsyncClient(
-        verify=True if settings.ca_bundle is None else _trust(settings.ca_bundle),
+def _client_factory(settings: Settings) -> Callable[[], httpx.AsyncClient]:
+    """Return what makes clients; whatever is wrong with the settings is said now."""
+    most = settings.max_in_flight
+    trust_env = heeds_environment(settings)
+    # Made here: certificates take longer to load than a command may hold up the loop.
+    bundle = settings.ca_bundle
+    context = httpx.create_ssl_context(trust_env=trust_env) if bundle is None else load_bundle(bundle)
+    make = partial(
+        httpx.AsyncClient,
+        verify=context,
         proxy=None if settings.proxy is None else _check_proxy(settings.proxy),
-        limits=limits,
-        # What the environment says about proxies is for the world outside: a proxy would be shown this machine's talk.
-        trust_env=not LOOPBACK.fullmatch(urlsplit(settings.base_url()).hostname or ""),
+        limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+        cookies=_NoCookies(),
+        trust_env=trust_env,
         timeout=httpx.Timeout(settings.request_timeout, connect=settings.connect_timeout),
     )
-
-
-def _trust(bundle: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(bundle))
-    except OSError as error:  # ssl.SSLError is one
-        problem = type(error).__name__
-    raise ConfigurationError(
-        f"ca_bundle: no certificates can be read from it ({problem}).", option="ca_bundle"
-    )
+    make()  # hears now what is wrong with proxies of the environment, and imports what httpx imports late
+    return make
 
 
 def _check_proxy(url: str) -> httpx.Proxy:
@@ -131,10 +162,7 @@ def _check_proxy(url: str) -> httpx.Proxy:
         return httpx.Proxy(url)
     except (ValueError, httpx.InvalidURL):
         pass  # raised below, outside: their errors hold the address, and with it a password
-    raise ConfigurationError(
-        "proxy: must be an address such as http://proxy.example:3128, with http, https or socks5.",
-        option="proxy",
-    )
+    raise unusable_proxy("http, https or socks5")
 
 
 def _check_before_writing(may_start: Callable[[], bool]) -> Callable[[str, Any], Any]:
@@ -144,33 +172,6 @@ def _check_before_writing(may_start: Callable[[], bool]) -> Callable[[str, Any],
             raise Withdrawn
 
     return trace
-
-
-def _decompressor(response: httpx.Response) -> Any:
-    """Return what undoes the answer's compression in bounded steps, or None.
-
-    We ask for none; a server that compresses all the same could make gigabytes of a few kilobytes.
-    """
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in {"", "identity"}:
-        return None
-    if encoding in {"gzip", "x-gzip", "deflate"}:
-        return zlib.decompressobj(zlib.MAX_WBITS | 32)  # reads either by its first bytes
-    raise _unusable(response, f"it is compressed with {encoding[:20]}, which was not asked for")
-
-
-def _unusable(response: httpx.Response, problem: str) -> EdgeError:
-    return EdgeError(
-        response.status_code,
-        title="the answer cannot be read",
-        detail=f"{problem}; the edge may have taken the events",
-        request_id=response.headers.get("x-request-id"),
-    )
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _describe(error: httpx.HTTPError) -> str:

@@ -1,31 +1,37 @@
 """The wire, without any input or output: commands to requests, answers to results.
 
-Source: Adobe Experience Platform Edge Network, v1 ``interact``, ``collect`` and ``identity/acquire``; problem details
-are RFC 9457.
+Source: Adobe Experience Platform Edge Network, v1 and v2 ``interact`` and ``collect``, v1 ``identity/acquire``; problem
+details are RFC 9457.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from .._json import decode
+from .._json import decode, encode
 from .._version import __version__
 from ..errors import EdgeError
 from .transport import EdgeRequest, EdgeResponse
 
 __all__ = [
+    "V1",
+    "V2",
+    "Access",
+    "Dialect",
     "EventResult",
     "Handle",
     "Reply",
+    "authorised",
     "build_acquire",
     "build_collect",
     "build_interact",
     "cut",
     "event_room",
     "failing_event",
+    "may_need_new_token",
     "read_reply",
     "result_for",
     "was_ignored",
@@ -39,6 +45,20 @@ RETRYABLE = frozenset({408, 429, 502, 503, 504, 507})
 
 NO_CONSENT = "0301"
 """EXEG code of an event that the edge took and ignored for lack of consent."""
+
+TOKEN_CODES = frozenset({"0502", "0503", "0504", "0505"})
+"""EXEG codes of a 401 after which another access token may be let in, where the one that was used was not.
+
+- 0502, signature: the key that it was signed with may have been replaced since.
+- 0503, expired.
+- 0504, product, and 0505, scope: what a token may do is written into it when it is minted, and it is kept for a day;
+  whoever repairs the project in the console helps new tokens only.
+
+Not the others: 0500 finds the header missing or malformed, or a datastream that wants no v1; 0501 wants another kind of
+credentials; 0506 a right to write to the sandbox. The next token would say the same.
+
+Source: Edge Network error codes. The reasons are ours.
+"""
 
 CHARACTER_SETS = {
     "utf-8": "utf-8-sig",
@@ -61,8 +81,10 @@ _HEADERS = {
     "user-agent": f"alloy-async/{__version__}",
 }
 
+_FETCH = {"identity": {"fetch": ["ECID"]}}
 _FETCH_ECID = b'"query":{"identity":{"fetch":["ECID"]}}'
 _COLLECT = (b'{"events":[', b"]}")
+_QUERY = b'"query":'
 
 
 class _Carried(Protocol):
@@ -70,6 +92,66 @@ class _Carried(Protocol):
 
 
 E = TypeVar("E", bound=_Carried)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What the two versions of the API say differently.
+
+    Attributes:
+        version: part of the path.
+        datastream: how the parameter with the datastream's id is called.
+        interact_body: writes the body with one event that wants an answer; its second argument is milliseconds that
+            the event has waited, from 0 to ``MAX_QUEUE_TIME``.
+
+    ``collect`` has the same body in both.
+    """
+
+    version: str
+    datastream: str
+    interact_body: Callable[[bytes, int], bytes]
+
+
+def _interact_v1(event: bytes, queue_time: int) -> bytes:
+    meta = b'"meta":{"queueTimeMillis":%d}' % queue_time
+    return b'{"events":[' + event + b"]," + _FETCH_ECID + b"," + meta + b"}"
+
+
+def _interact_v2(event: bytes, queue_time: int) -> bytes:  # noqa: ARG001 - nobody says that v2 takes queueTimeMillis
+    """Put the event's own query, which is rare, beside the event, where v2 has the query of the request."""
+    query = _FETCH_ECID
+    if _QUERY in event:  # perhaps only in a text, so it is read before it is believed
+        content = decode(event)
+        query = _QUERY + encode(_FETCH | content.pop("query", {}))
+        event = encode(content)
+    return b'{"event":' + event + b"," + query + b"}"
+
+
+V1 = Dialect("v1", "configId", _interact_v1)
+"""Anybody's: from a browser, a phone or a script. Source: Edge Network, v1."""
+
+V2 = Dialect("v2", "datastreamId", _interact_v2)
+"""From server to server, with an access token.
+
+Source: Edge Network, v2: one ``event``, ``query`` beside it; ``datastreamId`` as its documentation spells it now.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Access:
+    """What lets a v2 request in.
+
+    Two of them are never equal, even with the same token: they were handed out at different times.
+
+    Attributes:
+        token: of the identity service, secret.
+        client_id: the client that it was given to.
+        ims_org_id: the organisation, with ``@``.
+    """
+
+    token: str = field(repr=False)
+    client_id: str
+    ims_org_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +201,7 @@ class EventResult:
         warnings: problem objects for this event or the whole request.
         errors: upstream services that failed; the event was taken all the same.
         withheld: whether ``on_before_event_send`` stopped it; then nothing was sent.
+        stored: whether this says only that the event is safe in a durable outbox (``ack="stored"``); it is sent later.
     """
 
     event_id: str
@@ -127,6 +210,7 @@ class EventResult:
     warnings: tuple[Mapping[str, Any], ...] = ()
     errors: tuple[Mapping[str, Any], ...] = ()
     withheld: bool = False
+    stored: bool = False
 
     @property
     def propositions(self) -> list[Any]:
@@ -142,9 +226,13 @@ class EventResult:
         return [item for handle in self.handles if handle.type == kind for item in handle.payload]
 
 
-def event_room(max_body: int) -> int:
-    """Return how many bytes one event may have, alone in a request of ``max_body`` bytes."""
-    return max_body - len(_interact_body(b"", MAX_QUEUE_TIME))
+def event_room(max_body: int, dialect: Dialect = V1) -> int:
+    """Return how many bytes one event may have, alone in a request of ``max_body`` bytes.
+
+    Interact decides: its envelope is the longer one. An event with a query of its own takes no more room, since a query
+    that moves beside its event shares the braces of the one that is there.
+    """
+    return max_body - len(dialect.interact_body(b"", MAX_QUEUE_TIME))
 
 
 def cut(events: Iterable[E], max_body: int) -> list[E]:
@@ -165,7 +253,14 @@ def cut(events: Iterable[E], max_body: int) -> list[E]:
 
 
 def build_interact(
-    base: str, config_id: str, hint: str | None, request_id: str, event: bytes, queue_time: int
+    base: str,
+    config_id: str,
+    hint: str | None,
+    request_id: str,
+    event: bytes,
+    queue_time: int,
+    *,
+    dialect: Dialect = V1,
 ) -> EdgeRequest:
     """Build the request for one event that wants an answer.
 
@@ -176,20 +271,28 @@ def build_interact(
         request_id: a UUID.
         event: ``{"xdm": …}`` as JSON.
         queue_time: milliseconds since the event was called, its time in parking included.
+        dialect: the version of the API.
     """
-    body = _interact_body(event, min(max(queue_time, 0), MAX_QUEUE_TIME))
-    return _request(base, hint, "interact", config_id, request_id, body)
+    body = dialect.interact_body(event, min(max(queue_time, 0), MAX_QUEUE_TIME))
+    return _request(base, hint, "interact", config_id, request_id, body, dialect)
 
 
 def build_collect(
-    base: str, config_id: str, hint: str | None, request_id: str, events: Sequence[bytes]
+    base: str,
+    config_id: str,
+    hint: str | None,
+    request_id: str,
+    events: Sequence[bytes],
+    *,
+    dialect: Dialect = V1,
 ) -> EdgeRequest:
     """Build the request for a batch of events that want no answer; see ``build_interact``.
 
     There is no ``queueTimeMillis``: it stands once for a request, and each event of a batch has waited differently.
     """
     opening, closing = _COLLECT
-    return _request(base, hint, "collect", config_id, request_id, opening + b",".join(events) + closing)
+    body = opening + b",".join(events) + closing
+    return _request(base, hint, "collect", config_id, request_id, body, dialect)
 
 
 def build_acquire(
@@ -198,10 +301,23 @@ def build_acquire(
     """Build the request that asks for the visitor's ECID; see ``build_interact``.
 
     The first-party id goes with it at payload level, where v1 takes an identity map for the whole request: the same
-    FPID always gives the same ECID.
+    FPID always gives the same ECID. There is no such request in v2.
     """
     body = b'{"xdm":{"identityMap":' + identity_map + b"}," + _FETCH_ECID + b"}"
-    return _request(base, hint, "identity/acquire", config_id, request_id, body)
+    return _request(base, hint, "identity/acquire", config_id, request_id, body, V1)
+
+
+def authorised(request: EdgeRequest, access: Access) -> EdgeRequest:
+    """Return a request with the headers that let it in.
+
+    Source: Edge Network, authentication of server-to-server calls.
+    """
+    headers = {
+        "authorization": f"Bearer {access.token}",
+        "x-api-key": access.client_id,
+        "x-gw-ims-org-id": access.ims_org_id,
+    }
+    return replace(request, headers={**request.headers, **headers})
 
 
 def read_reply(response: EdgeResponse) -> Reply:
@@ -250,17 +366,26 @@ def failing_event(error: EdgeError) -> int | None:
     return index if isinstance(index, int) and not isinstance(index, bool) and index >= 0 else None
 
 
-def _interact_body(event: bytes, queue_time: int) -> bytes:
-    meta = b'"meta":{"queueTimeMillis":%d}' % queue_time
-    return b'{"events":[' + event + b"]," + _FETCH_ECID + b"," + meta + b"}"
+def may_need_new_token(error: EdgeError) -> bool:
+    """Return whether a v2 request was refused for its token, so that another token may be let in.
+
+    A 401 without a code is of a gateway in front of the edge, which minds nothing but the token.
+    """
+    return error.status == 401 and error.code in TOKEN_CODES | {""}
 
 
 def _request(
-    base: str, hint: str | None, action: str, config_id: str, request_id: str, body: bytes
+    base: str,
+    hint: str | None,
+    action: str,
+    config_id: str,
+    request_id: str,
+    body: bytes,
+    dialect: Dialect,
 ) -> EdgeRequest:
     region = f"/{hint}" if hint else ""
-    query = f"configId={quote(config_id, safe='')}&requestId={quote(request_id, safe='')}"
-    return EdgeRequest(f"{base}{region}/v1/{action}?{query}", _HEADERS, body)
+    query = f"{dialect.datastream}={quote(config_id, safe='')}&requestId={quote(request_id, safe='')}"
+    return EdgeRequest(f"{base}{region}/{dialect.version}/{action}?{query}", _HEADERS, body)
 
 
 def _records(response: EdgeResponse) -> list[str]:
@@ -369,6 +494,7 @@ def _problem(response: EdgeResponse) -> EdgeError:
         report=report,
         request_id=_string(report.get("requestId")) or response.headers.get("x-request-id"),
         retryable=response.status in RETRYABLE,
+        retry_after=response.headers.get("retry-after"),
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import urlsplit
 
-__all__ = ["EdgeRequest", "EdgeResponse", "Transport", "Withdrawn"]
+from ..errors import AlloyError, NetworkError
+
+__all__ = ["EdgeRequest", "EdgeResponse", "Transport", "Withdrawn", "send_once"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +18,13 @@ class EdgeRequest:
 
     Attributes:
         url: the whole address.
-        headers: names in lower case.
-        body: JSON in UTF-8.
+        headers: names in lower case; never shown, since one of them may hold an access token.
+        body: as ``content-type`` says, to the edge JSON in UTF-8; never shown.
     """
 
     url: str
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,12 @@ class EdgeResponse:
     Attributes:
         status: HTTP status.
         headers: names in lower case.
-        body: decompressed, at most ``max_answer_bytes`` long.
+        body: decompressed, at most ``max_answer_bytes`` long; never shown, since it may be an access token's.
     """
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 class Withdrawn(Exception):
@@ -65,3 +68,21 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Close connections."""
+
+
+async def send_once(
+    transport: Transport, request: EdgeRequest, may_start: Callable[[], bool]
+) -> EdgeResponse:
+    """Send a request, and make a ``NetworkError`` of whatever a transport raises that it should not; see ``Transport``.
+
+    It may be a transport of somebody else's, or its client may have been closed.
+    """
+    try:
+        return await transport.send(request, may_start)
+    except (AlloyError, Withdrawn):
+        raise
+    except Exception as error:  # noqa: BLE001 - as said above
+        problem = type(error).__name__
+    # Raised out here, without a cause: a foreign error may hold the request, and with it the visitor's events.
+    origin = urlsplit(request.url)
+    raise NetworkError(f"{origin.scheme}://{origin.netloc}", f"the transport failed with {problem}")

@@ -11,19 +11,25 @@ from common import settle
 from hypothesis import example, given, strategies as st
 
 from alloy_async import Alloy, AlloyError, ConsentDeclined, EdgeError, EventResult, EventTooLarge
-from alloy_async._event import with_identity
-from alloy_async._json import decode, encode
+from alloy_async._event import build_event, rebuild_event, with_identity
+from alloy_async._json import Unfit, decode, encode
 from alloy_async.edge.protocol import (
     MAX_QUEUE_TIME,
     RETRYABLE,
+    V1,
+    V2,
+    Access,
+    Dialect,
     Handle,
     Reply,
+    authorised,
     build_acquire,
     build_collect,
     build_interact,
     cut,
     event_room,
     failing_event,
+    may_need_new_token,
     read_reply,
     result_for,
     was_ignored,
@@ -497,6 +503,130 @@ def test_acquire_asks_for_the_ecid_with_the_visitors_own_id():
     }
 
 
+# From server to server
+
+
+def v2_interact(event: bytes, queue_time: int = 0) -> dict[str, object]:
+    return json.loads(build_interact(BASE, "c", None, "r", event, queue_time, dialect=V2).body)
+
+
+def test_v2_has_its_own_path_and_its_own_name_for_the_datastream():
+    """The version and the parameter differ, base and region do not."""
+    interact = build_interact(BASE, "c&d", "or2", "rid", b"{}", 0, dialect=V2)
+    collect = build_collect(BASE, "cfg", None, "rid", [b"{}"], dialect=V2)
+    assert interact.url == f"{BASE}/or2/v2/interact?datastreamId=c%26d&requestId=rid"
+    assert collect.url == f"{BASE}/v2/collect?datastreamId=cfg&requestId=rid"
+
+
+def test_v2_interact_carries_one_event_and_the_query_beside_it():
+    """One event and what is asked of the whole request; nothing tells how long it waited."""
+    assert v2_interact(b'{"xdm":{"a":1},"data":5}', 77) == {
+        "event": {"xdm": {"a": 1}, "data": 5},
+        "query": {"identity": {"fetch": ["ECID"]}},
+    }
+
+
+def test_v2_interact_takes_the_query_out_of_the_event():
+    """Decisions are asked for at the top, beside the ECID; what is called query inside of the event stays there."""
+    event = {
+        "xdm": {"query": {"x": 1}, "text": '"query":'},
+        "data": {"query": [1.5, 10**30]},
+        "query": {"personalization": {"schemas": ["s"], "decisionScopes": ["hero"]}},
+    }
+    assert v2_interact(encode(event)) == {
+        "event": {"xdm": event["xdm"], "data": event["data"]},
+        "query": {"identity": {"fetch": ["ECID"]}, **event["query"]},
+    }
+
+
+def test_v2_collect_carries_events_as_v1_does():
+    """The body is the events and nothing else."""
+    bodies = [build_collect(BASE, "c", None, "r", [b"{}", b"[]"], dialect=one).body for one in (V1, V2)]
+    assert bodies[0] == bodies[1]
+
+
+def test_v2_takes_its_own_answers():
+    """Accepted with an id alone, or with nothing: both deliver."""
+    assert read_reply(answer({"requestId": "their-id"}, 202)) == Reply(request_id="their-id")
+    assert read_reply(answer(b"", 204)) == Reply(request_id="header-id")
+
+
+def test_a_request_is_let_in_by_three_headers():
+    """They are added to those that are there; the request that was given stays as it was, and neither shows them."""
+    plain = build_collect(BASE, "c", None, "r", [b"{}"], dialect=V2)
+    let_in = authorised(plain, Access("t0k3n", "client", "ORG@AdobeOrg"))
+    assert (let_in.url, let_in.body) == (plain.url, plain.body)
+    assert dict(let_in.headers) == dict(plain.headers) | {
+        "authorization": "Bearer t0k3n",
+        "x-api-key": "client",
+        "x-gw-ims-org-id": "ORG@AdobeOrg",
+    }
+    assert "authorization" not in plain.headers
+    assert "t0k3n" not in repr(let_in) + repr(Access("t0k3n", "client", "ORG@AdobeOrg"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "wanted"),
+    [
+        *((401, code, True) for code in ("0502", "0503", "0504", "0505", "")),
+        *((401, code, False) for code in ("0500", "0501", "0506", "0003", "0400")),
+        *((status, "0503", False) for status in (200, 400, 403, 500, 503)),
+    ],
+)
+def test_knows_when_another_token_may_help(status, code, wanted):
+    """Only a 401 is about the token, and of those the ones that another token may answer."""
+    kind = f"{EXEG}{code}-401" if code else "about:blank"
+    assert may_need_new_token(EdgeError(status, title="no", type=kind)) is wanted
+
+
+IDENTITY_MAPS = [
+    ({}, 0),
+    ({"A": []}, 0),
+    ({"A": [{"id": "1"}]}, 0),
+    (
+        {
+            "A": [{"id": "1", "primary": False}],
+            "B": [{"id": "2", "primary": "true"}, {"id": "3", "primary": 1}],
+        },
+        0,
+    ),
+    ({"A": [{"id": "1", "primary": True}], "B": [{"id": "2"}]}, 1),
+    ({"A": [{"id": "1", "primary": True}, {"id": "2", "primary": True}]}, 2),
+    ({"A": [{"id": "1", "primary": True}], "B": [{"id": "2", "primary": True}]}, 2),
+]
+ARGUMENTS = {
+    "data": None,
+    "event_type": None,
+    "merge_id": None,
+    "decision_scopes": (),
+    "now": 0.0,
+    "new_id": "id",
+}
+
+
+@pytest.mark.parametrize(("identity_map", "primaries"), IDENTITY_MAPS, ids=repr)
+def test_v2_wants_one_primary_identity(identity_map, primaries):
+    """A caller's map without exactly one is refused, naming the map, at the call and after the hook; v1 takes it."""
+    xdm = {"identityMap": identity_map}
+    builders = [
+        lambda **more: build_event(xdm=xdm, **ARGUMENTS, **more),
+        lambda **more: rebuild_event({"xdm": xdm}, "id", None, **more),
+    ]
+    for build in builders:
+        assert build().has_identity
+        if primaries == 1:
+            assert build(one_primary=True) == build()
+            continue
+        with pytest.raises(Unfit, match=f"has {primaries} primary identities") as caught:
+            build(one_primary=True)
+        assert caught.value.where() == "xdm.identityMap"
+
+
+def test_v2_takes_events_that_name_nobody():
+    """They get an identity of ours later, which has one primary."""
+    assert not build_event(xdm=None, **ARGUMENTS, one_primary=True).has_identity
+
+
 # Cutting
 
 
@@ -543,14 +673,34 @@ def test_cutting_nothing_gives_nothing():
     assert cut([], 100) == []
 
 
-@given(st.integers(1_024, 65_536), st.integers(-5, 10**7))
-def test_an_event_that_fits_the_room_fits_the_body(max_body, queue_time):
+def interact_length(dialect: Dialect, event: bytes, queue_time: int = MAX_QUEUE_TIME) -> int:
+    return len(build_interact(BASE, "c", None, "r", event, queue_time, dialect=dialect).body)
+
+
+@pytest.mark.parametrize("dialect", [V1, V2], ids=["v1", "v2"])
+@given(max_body=st.integers(1_024, 65_536), queue_time=st.integers(-5, 10**7))
+def test_an_event_that_fits_the_room_fits_the_body(dialect, max_body, queue_time):
     """An event of exactly event_room bytes fits for every waiting time, and exactly for the longest."""
-    event = b"x" * event_room(max_body)
-    assert len(build_interact(BASE, "c", None, "r", event, MAX_QUEUE_TIME).body) == max_body
-    assert len(build_interact(BASE, "c", None, "r", event, queue_time).body) <= max_body
+    event = b"x" * event_room(max_body, dialect)
+    assert interact_length(dialect, event) == max_body
+    assert interact_length(dialect, event, queue_time) <= max_body
     assert body_length([Carried(event)]) <= max_body
-    assert len(build_interact(BASE, "c", None, "r", event + b"x", MAX_QUEUE_TIME).body) == max_body + 1
+    assert interact_length(dialect, event + b"x") == max_body + 1
+
+
+@pytest.mark.parametrize("dialect", [V1, V2], ids=["v1", "v2"])
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=5), st.integers(0, 500)
+)
+def test_an_event_with_a_query_fits_too(dialect, scopes, size):
+    """Where v2 takes the query out of the event, nothing gets longer."""
+    event = {
+        "xdm": {"a": "é" * size},
+        "data": {"query": 1},
+        "query": {"personalization": {"decisionScopes": scopes}},
+    }
+    body = encode(event)
+    assert interact_length(dialect, body) - len(body) <= 65_536 - event_room(65_536, dialect)
 
 
 async def test_the_largest_event_is_sent_and_one_byte_more_is_refused(options, edge):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from common import IDS, settle
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic.alias_generators import to_camel
 
 from alloy_async import Alloy, ConfigurationError
@@ -109,7 +109,7 @@ def test_a_host_given_in_code_replaces_either_from_the_environment():
 
 def test_variables_of_others_and_empty_ones_are_left_alone():
     """Unknown variables and empty texts change nothing; objects cannot come from a variable."""
-    environment = {"ALLOY_MAX_PARKED": "", "ALLOY_SOMETHING": "x", "PATH": "/bin", "ALLOY_TRANSPORT": "x"}
+    environment = {"ALLOY_MAX_PARKED": "", "ALLOY_SOMETHING": "x", "PATH": "/bin", "ALLOY_CLIENT": "x"}
     assert resolve(environment) == resolve()
 
 
@@ -436,13 +436,170 @@ def test_two_hosts_are_one_too_many():
     assert refusal(endpoint="https://a.example", edge_domain="b.example").option == "endpoint"
 
 
+# From server to server
+
+CREDENTIALS = {"client_id": "client", "client_secret": SECRET}
+
+
+def test_credentials_make_it_authenticated():
+    """With both of them events go to the host for servers, in v2; without they go where they always went."""
+    settings = resolve(**CREDENTIALS)
+    assert settings.authenticated
+    assert settings.base_url() == "https://server.adobedc.net/ee"
+    assert settings.open_url() == "https://edge.adobedc.net/ee"
+    assert settings.token_url() == "https://ims-na1.adobelogin.com/ims/token/v3"
+    assert settings.client_secret is not None
+    assert settings.client_secret.get_secret_value() == SECRET
+    assert not resolve().authenticated
+    assert resolve().open_url() == resolve().base_url() == "https://edge.adobedc.net/ee"
+
+
+def test_credentials_come_from_the_environment_too():
+    """Each has its variable, scopes are separated by commas; half may come from here and half from the call."""
+    environment = {
+        "ALLOY_CLIENT_ID": "client",
+        "ALLOY_CLIENT_SECRET": SECRET,
+        "ALLOY_SCOPES": "openid, AdobeID,session",
+        "ALLOY_IMS_HOST": "ims.example:8443",
+    }
+    settings = resolve(environment)
+    assert (settings.client_id, settings.scopes) == ("client", ("openid", "AdobeID", "session"))
+    assert settings.client_secret == SecretStr(SECRET)
+    assert settings.token_url() == "https://ims.example:8443/ims/token/v3"
+    assert resolve({"ALLOY_CLIENT_SECRET": SECRET}, client_id="client").authenticated
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("client_id", "client_secret"), ("client_secret", "client_id")]
+)
+def test_half_of_the_credentials_is_refused(given, missing):
+    """The error names the other half and its variable."""
+    error = refusal(**{given: CREDENTIALS[given]})
+    assert error.option == missing
+    assert f"{missing}: is required with {given}" in str(error)
+    assert f"ALLOY_{missing.upper()}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("https://data.shop.example", "https://data.shop.example/ee"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080/ee"),
+        ("https://server.adobedc.net/ee-pre-prd", "https://edge.adobedc.net/ee-pre-prd"),
+        ("https://Server.adobedc.net", "https://edge.adobedc.net/ee"),
+    ],
+)
+def test_what_has_no_v2_goes_to_the_same_host_where_it_can(endpoint, address):
+    """A host of one's own takes both; the one for servers takes v2 only."""
+    settings = resolve(**CREDENTIALS, endpoint=endpoint)
+    assert (settings.base_url().lower(), settings.open_url()) == (
+        f"{endpoint.lower()}{'' if 'pre-prd' in endpoint else '/ee'}",
+        address,
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1:8080", "[::1]:8080"])
+def test_on_loopback_tokens_come_without_encryption(host):
+    """An identity service for tests needs no certificate; anywhere else the secret never goes in the clear."""
+    assert resolve(ims_host=host).token_url() == f"http://{host}/ims/token/v3"
+    assert resolve(ims_host="localhost.evil.example", allow_insecure=True).token_url().startswith("https://")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "https://ims.example", "ims.example/x", "a b", "u:p@ims.example", "ims.example:0", "x?y", 5, None],
+)
+def test_hosts_for_tokens_that_are_refused(host):
+    """A host with an optional port and nothing more, as for edge_domain; checked with and without credentials."""
+    assert refusal(ims_host=host).option == "ims_host"
+
+
+@pytest.mark.parametrize("option", ["client_id", "client_secret"])
+@pytest.mark.parametrize(
+    "value",
+    ["", " ", "a b", "a\n", "a\r\nX: 1", "a\0", 5, b"a", ["a"], "a" * 5_000],
+    ids=lambda v: repr(v)[:9],
+)
+def test_credentials_are_checked(option, value):
+    """One that was copied with a line break, or is no text, is refused by name; nothing of it is told."""
+    assert refusal(**CREDENTIALS | {option: value}).option == option
+    if option == "client_secret" and isinstance(value, str):
+        assert refusal(**CREDENTIALS | {option: SecretStr(value)}).option == option
+
+
+def test_a_client_is_named_in_ascii():
+    """Its id becomes a header; its secret does not, and may be any text."""
+    assert refusal(**CREDENTIALS | {"client_id": "clïent"}).option == "client_id"
+    assert resolve(**CREDENTIALS | {"client_secret": "gehéim"}).authenticated
+
+
+@pytest.mark.parametrize("org", ["my-org", "@", "a@", "@b", "a@b@c", "ADB3ü@AdobeOrg", "ADB3_AdobeOrg"])
+def test_the_organisation_is_told_in_a_header(org):
+    """With credentials it must have its @, as the header wants it; without, any name will do."""
+    error = refusal(**CREDENTIALS, ims_org_id=org)
+    assert (error.option, "with its @" in str(error)) == ("ims_org_id", True)
+    assert resolve(ims_org_id=org).ims_org_id == org
+
+
+@pytest.mark.parametrize(
+    ("scopes", "taken"),
+    [
+        ("openid", ("openid",)),
+        ("openid,AdobeID", ("openid", "AdobeID")),
+        (" openid , read_organizations ", ("openid", "read_organizations")),
+        (["openid", "acp.foundation"], ("openid", "acp.foundation")),
+        (("a/b:c-d_e",), ("a/b:c-d_e",)),
+        ("", ()),
+        ([], ()),
+    ],
+)
+def test_scopes_that_are_taken(scopes, taken):
+    """As the console shows them, in one text, or one by one."""
+    assert resolve(scopes=scopes).scopes == taken
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        ",",
+        "a,,b",
+        "a b",
+        ["a,b"],
+        ['a"b'],
+        ["a\\b"],
+        [""],
+        [5],
+        ["a\n"],
+        ["é"],
+        5,
+        None,
+        {"a": 1},
+        ["a" * 300],
+    ],
+)
+def test_scopes_that_are_refused(scopes):
+    """What is no name, or has a separator in it, is refused."""
+    assert refusal(scopes=scopes).option == "scopes"
+
+
+@pytest.mark.parametrize("secret", [SECRET, SecretStr(SECRET)], ids=["text", "SecretStr"])
+def test_the_secret_never_shows(secret):
+    """Neither the settings, nor their description, dumps or copies show it; that there is one may be seen."""
+    settings = resolve(**CREDENTIALS | {"client_secret": secret})
+    shown = [settings, settings.describe(), settings.model_dump(), settings.model_copy(), vars(settings)]
+    assert SECRET not in "".join(map(repr, shown)) + str(settings)
+    described = settings.describe()
+    assert (described["client_id"], described["client_secret"]) == ("client", "**********")
+    assert resolve().describe()["client_secret"] is None
+
+
 # What shows
 
 
 def test_nothing_that_was_given_is_in_an_error():
     """A refused value may be a secret: no text, cause, context or frame of the error repeats it."""
     for option in Settings.model_fields:
-        if option in {"store", "transport", "client", "clock", "ids"}:
+        if option in {"store", "outbox", "transport", "client", "clock", "ids"}:
             continue  # any object is taken here
         error = refusal(**{option: [{SECRET: SECRET}]})
         assert error.option == option
@@ -466,9 +623,8 @@ def test_a_description_shows_no_secret_and_no_object():
     assert described["state_dir"] == "/var/x"
     assert described["store"] == "MemoryStore"
     assert described["context"] == ["web"]
-    assert {"transport", "hooks", "client", "clock", "ids", "on_before_event_send", "proxy"}.isdisjoint(
-        described
-    )
+    assert described["transport"] == "RecordingEdge"
+    assert {"hooks", "client", "clock", "ids", "on_before_event_send", "proxy"}.isdisjoint(described)
 
 
 def test_settings_stay_as_they_are():
