@@ -3,6 +3,12 @@
 A thread, because every statement may wait for the disk; one, because then statements need no further order. It is a
 daemon: a database that hangs must not keep the interpreter from exiting. It starts with the first job and ends when
 the ``Database`` is closed or collected.
+
+A process that forks closes its connections first and opens them again later. SQLite keeps a table of the locks that the
+process holds; a child that inherits it believes in locks that only its parent has, and then what it commits is lost
+when the parent closes the file. (Tried: a row that the child had committed was gone.)
+
+Source: SQLite, "How To Corrupt An SQLite Database File", section 2.6.
 """
 
 from __future__ import annotations
@@ -14,23 +20,56 @@ import sqlite3
 import stat
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-__all__ = ["Database", "Unsafe"]
+__all__ = [
+    "ROLLBACK_JOURNAL",
+    "WRITE_AHEAD_LOG",
+    "Database",
+    "Guarded",
+    "Repair",
+    "Transaction",
+    "Unsafe",
+    "describe",
+    "is_damage",
+    "upgrade",
+]
 
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 2.0
 """Seconds to wait for another process that holds the file."""
 
+ROLLBACK_JOURNAL = (
+    "PRAGMA journal_mode = DELETE",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA synchronous = EXTRA",
+)
+"""For what is written seldom: with ``secure_delete`` nothing stays readable of what was erased, in no other file."""
+
+WRITE_AHEAD_LOG = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA synchronous = FULL",
+)
+"""For what is written often: one write to the disk a commit, and whoever reads never waits. The log keeps copies of what
+was erased, until a checkpoint truncates it."""
+
+
+Repair: TypeAlias = Callable[[Path], None]
+"""Called where the file is damaged, with nothing open; then it is opened once more."""
+
 
 class _Job(NamedTuple):
     work: Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
     create: bool
+    repair: Repair | None = None
 
 
 _End: TypeAlias = "asyncio.Future[None] | None"
@@ -40,23 +79,62 @@ class Unsafe(OSError):
     """The file, or its folder, is not what may hold a person's choice."""
 
 
+class _File(NamedTuple):
+    """Which file is opened, and how."""
+
+    path: Path
+    prepare: Callable[[sqlite3.Connection], None]
+    pragmas: Sequence[str]
+
+
+class Guarded:
+    """A connection that one thread uses at a time, and that is closed before the process forks.
+
+    Args:
+        connection: an open one, made with ``check_same_thread=False``; None for one that comes later.
+        rank: 0 for the connection of a ``Database``; 1 for one that its jobs make, whose lock they may take.
+    """
+
+    def __init__(self, connection: sqlite3.Connection | None = None, *, rank: int = 0) -> None:
+        self.connection = connection
+        self.rank = rank
+        self.lock = threading.Lock()
+        with _registering:
+            _guarded.add(self)
+
+    def discard(self) -> None:
+        """Close the connection; call it with the lock."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+
 class Database:
     """Runs functions on the connection, one after the other.
 
     Args:
         path: the file; made with mode 0600, its folder with 0700, when the first job runs.
         prepare: brings a fresh or older file to the present schema; called after each connect.
+        pragmas: how the file is kept.
     """
 
-    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        prepare: Callable[[sqlite3.Connection], None],
+        pragmas: Sequence[str] = ROLLBACK_JOURNAL,
+    ) -> None:
         self.path = path
-        self._prepare = prepare
+        self._file = _File(path, prepare, pragmas)
         self._jobs: SimpleQueue[_Job | _End] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process = 0
         self._lock = threading.Lock()
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], *, create: bool = True) -> T:
+    async def run(
+        self, work: Callable[[sqlite3.Connection], T], *, create: bool = True, repair: Repair | None = None
+    ) -> T:
         """Run a function on the connection, and return what it returns.
 
         Cancelling the caller does not stop the function.
@@ -64,6 +142,7 @@ class Database:
         Args:
             work: called with the connection, on the thread.
             create: whether to make the file when it is missing.
+            repair: called, on the thread, when the file turns out to be damaged while it is opened.
 
         Raises:
             sqlite3.Error: SQLite refused.
@@ -72,7 +151,7 @@ class Database:
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._lock:  # so that no job is put behind the end of a thread that somebody else is closing
-            self._ensure_thread().put(_Job(work, future, create))
+            self._ensure_thread().put(_Job(work, future, create, repair))
         return await future
 
     async def aclose(self) -> None:
@@ -93,16 +172,14 @@ class Database:
         """
         if self._thread is None or self._process != os.getpid():
             self._jobs = SimpleQueue()
-            self._thread = _start(self._jobs, self.path, self._prepare)
+            self._thread = _start(self._jobs, self._file)
             self._process = os.getpid()
             weakref.finalize(self, self._jobs.put, None)
         return self._jobs
 
 
-def _start(
-    jobs: SimpleQueue[_Job | _End], path: Path, prepare: Callable[[sqlite3.Connection], None]
-) -> threading.Thread:
-    thread = threading.Thread(target=_work, args=(jobs, path, prepare), name="alloy-sqlite", daemon=True)
+def _start(jobs: SimpleQueue[_Job | _End], file: _File) -> threading.Thread:
+    thread = threading.Thread(target=_work, args=(jobs, file), name="alloy-sqlite", daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
@@ -110,41 +187,50 @@ def _start(
     return thread
 
 
-def _work(jobs: SimpleQueue[_Job | _End], path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+def _work(jobs: SimpleQueue[_Job | _End], file: _File) -> None:
     """Serve jobs until None comes. A function of the module, so that the thread does not keep its owner alive."""
-    connection: sqlite3.Connection | None = None
+    guarded = Guarded()
     while isinstance(job := jobs.get(), _Job):
-        try:
-            if connection is None:
-                connection = _open(path, prepare, create=job.create)
-            _post(job.future, job.work(connection), None)
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
-            _discard(connection)
-            connection = None
-            _post(job.future, None, error)
+        with guarded.lock:
+            _serve(job, guarded, file)
         del job  # while this thread waits for the next one, nothing of the last must stay alive
-    _discard(connection)
+    with guarded.lock:
+        guarded.discard()
     if job is not None:
         _post(job, None, None)
 
 
-def _discard(connection: sqlite3.Connection | None) -> None:
-    """Close after an error, so that the next job opens the file again, perhaps with better luck."""
-    if connection is not None:
-        with contextlib.suppress(sqlite3.Error):
-            connection.close()
-
-
-def _open(path: Path, prepare: Callable[[sqlite3.Connection], None], *, create: bool) -> sqlite3.Connection:
-    _check_place(path, create=create)
-    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
+def _serve(job: _Job, guarded: Guarded, file: _File) -> None:
+    """Do one job; after an error close, so that the next job opens the file again, perhaps with better luck."""
     try:
-        # A rollback journal, not a write-ahead log: with secure_delete it leaves nothing readable of what was erased.
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA synchronous = EXTRA")
-        prepare(connection)
+        if guarded.connection is None:
+            guarded.connection = _open(file, create=job.create, repair=job.repair)
+        _post(job.future, job.work(guarded.connection), None)
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
+        guarded.discard()
+        _post(job.future, None, error)
+
+
+def _open(file: _File, *, create: bool, repair: Repair | None) -> sqlite3.Connection:
+    try:
+        return _connect(file, create=create)
+    except sqlite3.DatabaseError as error:
+        if repair is None or not is_damage(error):
+            raise
+    repair(file.path)
+    return _connect(file, create=create)
+
+
+def _connect(file: _File, *, create: bool) -> sqlite3.Connection:
+    _check_place(file.path, create=create)
+    # Not bound to its thread, because whichever thread forks closes it; the lock of Guarded keeps them apart.
+    connection = sqlite3.connect(
+        file.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
+    try:
+        for pragma in file.pragmas:
+            connection.execute(pragma)
+        file.prepare(connection)
     except BaseException:
         connection.close()
         raise
@@ -223,3 +309,123 @@ def _create(path: Path) -> None:
         os.close(os.open(path, flags, 0o600))
     except FileExistsError:
         _check_file(path)  # another process was faster
+
+
+class Transaction:
+    """Writes all of it or nothing; takes the write lock first, so that two processes never wait for each other."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def upgrade(connection: sqlite3.Connection, schema: str, version: int) -> None:
+    """Bring a fresh file to a schema.
+
+    Args:
+        connection: to the file.
+        schema: statements that each do nothing where they have been done.
+        version: of the schema; kept in the file.
+
+    Raises:
+        Unsafe: a newer version of the library wrote the file.
+    """
+    found = _version(connection)
+    if found > version:
+        raise Unsafe(
+            "it was written by a newer version of alloy_async; upgrade, or choose another state_dir."
+        )
+    if found < version:
+        with Transaction(connection):
+            if _version(connection) < version:  # another process may have been faster
+                for statement in schema.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+_DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_DAMAGE_SIGNS = ("not a database", "malformed")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error says that the file is no database, or a broken one."""
+    code = getattr(error, "sqlite_errorcode", None)  # missing where the error was raised by us
+    if code is not None:
+        return code & 0xFF in _DAMAGE_CODES  # the rest is detail
+    return any(sign in str(error) for sign in _DAMAGE_SIGNS)
+
+
+def describe(error: Exception, *, damage: str) -> str:
+    """Say what is wrong and what to do about it.
+
+    Args:
+        error: what the database or the operating system says.
+        damage: what to do about a damaged file.
+    """
+    text = str(getattr(error, "strerror", None) or error)
+    if any(sign in text for sign in _DAMAGE_SIGNS):
+        return f"{text.rstrip('.')}. {damage}"
+    advice = next((advice for sign, advice in _ADVICE.items() if sign in text), "")
+    return f"{text.rstrip('.')}. {advice}".rstrip()
+
+
+_ADVICE: Mapping[str, str] = {
+    "locked": "Another process holds the file; try again.",
+    "readonly": "Make the file and its folder writable, or choose another state_dir.",
+    "unable to open": "Check the permissions of the file and its folder, or choose another state_dir.",
+    "Permission denied": "Check the permissions of the file and its folder, or choose another state_dir.",
+    "full": "Free some space, or choose another state_dir.",
+}
+
+
+# Forking
+
+_guarded: weakref.WeakSet[Guarded] = weakref.WeakSet()
+
+_registering = threading.Lock()
+
+_stopped: list[Guarded] = []
+
+_FORK_TIMEOUT = 10.0
+"""Seconds that a fork waits for a statement to end. After that it goes ahead: a disk that hangs must not hang it too."""
+
+
+def _before_fork() -> None:
+    """Close every connection, and keep them from being opened until the fork is over."""
+    for rank in (0, 1):  # once no job runs, none makes another connection of the second rank
+        with _registering:
+            found = [guarded for guarded in _guarded if guarded.rank == rank]
+        for guarded in found:
+            if guarded.lock.acquire(timeout=_FORK_TIMEOUT):
+                _stopped.append(guarded)
+                guarded.discard()
+
+
+def _after_fork() -> None:
+    """Let them be used again."""
+    while _stopped:
+        _stopped.pop().lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _registering  # noqa: PLW0603 - a thread that is not in the child may have held it
+    _registering = threading.Lock()
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -1,5 +1,20 @@
-"""Where a released event waits for the wire."""
+"""Where released events are kept until the edge has taken them: memory alone, SQLite, or an outbox of your own."""
 
-from .memory import MemoryOutbox
+from .base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
+from .memory import MemoryOutbox, MemoryShelf
+from .sqlite import Row, SQLiteOutbox
 
-__all__ = ["MemoryOutbox"]
+__all__ = [
+    "LEASE",
+    "Changes",
+    "Claimed",
+    "MemoryOutbox",
+    "MemoryShelf",
+    "Outbox",
+    "OutboxEvent",
+    "Row",
+    "SQLiteOutbox",
+    "Shelf",
+    "Stored",
+    "VisitorKey",
+]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .._consent._rules import parse_choice
-from .._database import Database, Unsafe
+from .._database import Database, Transaction, describe, upgrade
 from .._json import encode
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity, read_stored
@@ -160,24 +160,7 @@ class SQLiteStore:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise Unsafe(
-            "it was written by a newer version of alloy_async; upgrade, or choose another state_dir."
-        )
-    if version < SCHEMA_VERSION:
-        _upgrade(connection)
-
-
-def _upgrade(connection: sqlite3.Connection) -> None:
-    with _Transaction(connection):
-        (version,) = connection.execute(
-            "PRAGMA user_version"
-        ).fetchone()  # another process may have been faster
-        if version < SCHEMA_VERSION:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    upgrade(connection, _SCHEMA, SCHEMA_VERSION)
 
 
 def _read_preference(
@@ -198,7 +181,7 @@ def _read_preference(
 def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference: Preference) -> bool:
     """Keep a choice, and return whether an identity was erased by it."""
     erased = 0
-    with _Transaction(connection):
+    with Transaction(connection):
         epoch = _epoch(connection, key, refusal=preference.purposes == "none")
         if preference.purposes == "none":
             erased = connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
@@ -234,7 +217,7 @@ def _epoch(connection: sqlite3.Connection, key: VisitorKey, *, refusal: bool) ->
 
 
 def _save_identity(connection: sqlite3.Connection, key: VisitorKey, row: tuple[str, str | None, str]) -> None:
-    with _Transaction(connection):
+    with Transaction(connection):
         refused = f"SELECT 1 FROM preference {_WHERE} AND purposes = 'none'"  # noqa: S608 - names of ours
         if connection.execute(refused, key).fetchone() is None:
             connection.execute("INSERT OR REPLACE INTO identity VALUES (?, ?, ?, ?, ?, ?)", (*key, *row))
@@ -242,42 +225,12 @@ def _save_identity(connection: sqlite3.Connection, key: VisitorKey, row: tuple[s
 
 def _forget(connection: sqlite3.Connection, key: VisitorKey) -> bool:
     """Erase what is kept of a visitor, and return whether there was anything."""
-    with _Transaction(connection):
+    with Transaction(connection):
         connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
         erased = connection.execute(f"DELETE FROM preference {_WHERE}", key).rowcount  # noqa: S608 - names of ours
         erased += connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
     return erased > 0
 
 
-class _Transaction:
-    """Writes all of it or nothing; takes the write lock first, so that two processes never wait for each other."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
-
 def _describe(error: Exception) -> str:
-    """Say what is wrong and what to do about it."""
-    text = str(getattr(error, "strerror", None) or error)
-    advice = next((advice for sign, advice in _ADVICE.items() if sign in text), "")
-    return f"{text.rstrip('.')}. {advice}".rstrip()
-
-
-_ADVICE = {
-    "not a database": "The file is damaged; move it away and ask for consent again.",
-    "malformed": "The file is damaged; move it away and ask for consent again.",
-    "locked": "Another process holds the file; try again.",
-    "readonly": "Make the file and its folder writable, or choose another state_dir.",
-    "unable to open": "Check the permissions of the file and its folder, or choose another state_dir.",
-    "Permission denied": "Check the permissions of the file and its folder, or choose another state_dir.",
-    "full": "Free some space, or choose another state_dir.",
-}
+    return describe(error, damage="The file is damaged; move it away and ask for consent again.")

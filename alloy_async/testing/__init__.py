@@ -2,6 +2,7 @@
 
 from ._clock import ArrangedCall, CountingIds, ManualClock
 from ._loopback import Arrival, Chunked, Cut, Drip, LoopbackAnswer, LoopbackEdge, Reset
+from ._outbox_suite import OutboxConformance
 from ._recording import RecordedRequest, RecordingEdge
 from ._store_suite import StoreConformance
 
@@ -15,6 +16,7 @@ __all__ = [
     "LoopbackAnswer",
     "LoopbackEdge",
     "ManualClock",
+    "OutboxConformance",
     "RecordedRequest",
     "RecordingEdge",
     "Reset",
