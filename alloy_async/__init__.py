@@ -23,6 +23,7 @@ from .errors import (
     InvalidCommand,
     NetworkError,
     NotConfigured,
+    OutboxError,
     OutboxFull,
     ParkingFull,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "NotConfigured",
     "OptInState",
     "OptInStatistics",
+    "OutboxError",
     "OutboxFull",
     "ParkingFull",
     "Settings",

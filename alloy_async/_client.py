@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from ._clock import SystemClock
 from ._commands import EventCommand, GatedCall
@@ -30,10 +32,27 @@ from .errors import (
     NotConfigured,
 )
 from .identity import parse_customer_ids
+from .outbox.base import Shelf
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 __all__ = ["Alloy"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+_instances: weakref.WeakSet[Alloy] = weakref.WeakSet()
+
+_of_the_parent: list[object] = []
+
+
+def _forked() -> None:
+    for instance in list(_instances):
+        instance._begin_anew()  # noqa: SLF001 - of this module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 DEFAULT_GRACE = 5.0
 """Seconds that closing waits for what is under way."""
@@ -57,7 +76,8 @@ class Alloy:
     The spelling of the JavaScript SDK works as well: ``await alloy("optIn", {"purposes": "all"})``.
 
     An instance belongs to the event loop of its first command; in another loop or thread its futures end with
-    ``InvalidCommand``. It may be made before any loop runs.
+    ``InvalidCommand``. It may be made before any loop runs. In a forked child it begins anew: it has no events, and its
+    first command configures it as the parent was, unless the application brought the client or transport.
 
     Args:
         name: tells several instances apart in logs; letters, digits, ``_`` and ``-``.
@@ -78,6 +98,9 @@ class Alloy:
         self._failures = FailureLog(self._logger, SystemClock())
         self._engine: Engine | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._asking: set[asyncio.Task[Shelf]] = set()
+        self._inherited: Settings | None = None
+        _instances.add(self)
 
     def __call__(self, command: str, options: Mapping[str, Any] | None = None) -> asyncio.Future[Any]:
         """Call a command as the JavaScript SDK spells it.
@@ -131,6 +154,7 @@ class Alloy:
         merge_id: str | None = None,
         view_start: bool = False,
         decision_scopes: Sequence[str] = (),
+        ack: Literal["delivered", "stored"] = "delivered",
     ) -> asyncio.Future[EventResult]:
         """Record that something happened.
 
@@ -144,11 +168,14 @@ class Alloy:
             merge_id: sets ``xdm.eventMergeId``.
             view_start: whether the answer is wanted, because a page begins.
             decision_scopes: scopes to ask decisions for, at most 30; the answer's ``propositions`` hold them.
+            ack: when the future ends: "delivered", the edge has taken the event, or "stored", the event is safe in a
+                durable outbox and will be sent, by a later start if need be.
 
         Returns:
             A future that ends with this event's own ``EventResult``. With ``InvalidCommand`` or ``EventTooLarge`` when
             it cannot be sent at all; with ``ConsentDeclined``, ``ConsentTimeout``, ``ParkingFull`` or ``OutboxFull``
-            when it was not sent; with ``EdgeError`` or ``NetworkError`` when it was tried; with ``NotConfigured`` or
+            when it was not sent; with ``OutboxError`` when it could not be stored; with ``EdgeError`` or
+            ``NetworkError`` when the last of its attempts has failed; with ``NotConfigured`` or
             ``AlloyClosed`` out of time. Cancelling it withdraws the event while it has not been sent; after that it
             only stops the waiting.
 
@@ -164,6 +191,7 @@ class Alloy:
                 merge_id=merge_id,
                 view_start=view_start,
                 decision_scopes=decision_scopes,
+                ack=ack,
             ),
         )
 
@@ -256,6 +284,14 @@ class Alloy:
         """
         return self._command("debug", lambda future: self._debug(future, enabled=enabled), after=True)
 
+    def get_outbox_info(self) -> asyncio.Future[Shelf]:
+        """Tell how the outbox stands: what waits in it, and whether erased data may still be readable in its file.
+
+        Returns:
+            A future that ends with a ``Shelf``; with ``OutboxError`` when the outbox cannot be read.
+        """
+        return self._command("get_outbox_info", self._get_outbox_info, after=True)
+
     def flush(self) -> asyncio.Future[None]:
         """Wait until every event that was released so far has an outcome; parked events are not waited for.
 
@@ -309,7 +345,7 @@ class Alloy:
             if self._closing is not None:
                 raise AlloyClosed(name)
             if needs_engine and self._engine is None:
-                raise NotConfigured(name)
+                self._configure_again(name)
         except AlloyError as error:
             future.reject(error.with_traceback(None))
             return future
@@ -343,6 +379,10 @@ class Alloy:
         ignored = sorted(BROWSER_ONLY & options.keys())
         if ignored:
             self._logger.warning("ignored, they mean something in a browser only: %s", ", ".join(ignored))
+        self._inherited = None
+        self._start(settings, future)
+
+    def _start(self, settings: Settings, future: CommandFuture[None]) -> None:
         if settings.debug_enabled:
             self._logger.setLevel(logging.DEBUG)
         failures = FailureLog(self._logger, make_clock(settings), errors_enabled=settings.errors_enabled)
@@ -362,22 +402,54 @@ class Alloy:
         known = isinstance(error, AlloyError)
         future.reject(error if known else ConfigurationError(f"internal error ({type(error).__name__})."))  # type: ignore[arg-type]  # known says so
 
+    # After a fork
+
+    def _begin_anew(self) -> None:
+        """Be a new instance in a forked child: what is under way belongs to the parent, its sockets and files too.
+
+        The parent's things are kept and never touched. Collecting them would close what the parent uses, and asyncio
+        would warn of tasks that never end.
+        """
+        if self._engine is not None:
+            self._inherited = self._engine.settings
+        _of_the_parent.append((self._engine, self._closing, self._asking, self._home, self._ledger))
+        self._home = HomeLoop()
+        self._ledger = Ledger()
+        self._failures = FailureLog(self._logger, SystemClock())
+        self._engine = self._closing = None
+        self._asking = set()
+
+    def _configure_again(self, command: str) -> None:
+        """Configure as the parent process was; anything but that is for the application to say.
+
+        Raises:
+            NotConfigured: there was no parent, or its connections were the application's own.
+        """
+        settings, self._inherited = self._inherited, None
+        if settings is None or settings.client is not None or not isinstance(settings.transport, str):
+            raise NotConfigured(command)
+        self._start(settings, CommandFuture(self._failures))
+
     def _event(
         self,
         future: CommandFuture[EventResult],
         *,
         view_start: bool,
         decision_scopes: Sequence[str],
+        ack: str,
         **content: Any,
     ) -> None:
         if not isinstance(view_start, bool):
             raise InvalidCommand("event", "must be True or False.", path="view_start")
         engine = self._configured
+        if ack != "delivered":
+            _check_ack(ack, durable=engine.is_durable)
         parts = build_event(
             decision_scopes=decision_scopes,
             now=engine.clock.time(),
             new_id=engine.ids(),
             local_time=engine.local_time,
+            one_primary=engine.settings.authenticated,
             **content,
         )
         room = engine.event_room if parts.has_identity else engine.event_room - IDENTITY_ROOM
@@ -391,6 +463,7 @@ class Alloy:
             needs_answer=view_start or bool(decision_scopes),
             called_at=engine.clock.monotonic(),
             future=future,
+            ends_when_stored=ack == "stored",
         )
         engine.visitor.gate.admit(command)
 
@@ -442,10 +515,31 @@ class Alloy:
     def _flush(self, future: CommandFuture[None]) -> None:
         self._configured.flush(future)
 
+    def _get_outbox_info(self, future: CommandFuture[Shelf]) -> None:
+        task = asyncio.get_running_loop().create_task(self._configured.shelf(), name="alloy-outbox-info")
+        self._asking.add(task)
+        task.add_done_callback(lambda task: self._told_outbox_info(task, future))
+
+    def _told_outbox_info(self, task: asyncio.Task[Shelf], future: CommandFuture[Shelf]) -> None:
+        self._asking.discard(task)
+        error = AlloyClosed("get_outbox_info") if task.cancelled() else task.exception()
+        if error is None:
+            future.resolve(task.result())
+        else:
+            future.reject(error if isinstance(error, AlloyError) else AlloyError(type(error).__name__))
+
     async def _close(self, grace: float) -> None:
         if self._engine is not None:
             await self._engine.stop(grace)
         self._failures.flush()
+
+
+def _check_ack(ack: object, *, durable: bool) -> None:
+    if ack != "stored":
+        raise InvalidCommand("event", 'must be "delivered" or "stored".', path="ack")
+    if not durable:
+        problem = 'nothing is stored in memory alone; configure outbox="sqlite", or leave ack at "delivered".'
+        raise InvalidCommand("event", problem, path="ack")
 
 
 def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._consent._rules import Verdict
@@ -11,12 +12,16 @@ from ._futures import CommandFuture
 from ._ledger import Ledger, Outcome, Stage, outcome_of
 from .edge.protocol import EventResult
 from .errors import AlloyClosed, AlloyError, ConsentDeclined
-from .hooks import Delivered, Failed, Hooks, Lost, Parked, Refused, Released, Sending
+from .hooks import Delivered, Failed, Hooks, Lost, Parked, Refused, Released, Retrying, Sending
 
 if TYPE_CHECKING:
     from ._visitor import Visitor
 
 __all__ = ["EventCommand", "GatedCall"]
+
+
+BEFORE_ALL_CALLS = 1 << 62
+"""Subtracted from a place in an outbox, it makes an order that is lower than that of any call."""
 
 
 class EventCommand:
@@ -32,7 +37,10 @@ class EventCommand:
         epoch: the gate's epoch at the call.
         order: its place among all commands, in the order of the calls.
         parked_at: monotonic seconds at which it was parked; 0 when it never was.
-        queued_at: monotonic seconds at which it began to wait for the wire.
+        prepared: whether its identity is in it, and ``on_before_event_send`` has seen it.
+        released_at: monotonic seconds at which it first began to wait for the wire; infinite before.
+        key: its place in a durable outbox; None while it is not there.
+        ends_when_stored: whether its future ends as soon as it is there (``ack="stored"``).
         stage: where it is; None once it has ended.
         future: what the caller holds.
         visitor: whose it is.
@@ -42,15 +50,17 @@ class EventCommand:
         "_ledger",
         "body",
         "called_at",
+        "ends_when_stored",
         "epoch",
         "event_id",
         "future",
+        "key",
         "names_person",
         "needs_answer",
         "order",
         "parked_at",
         "prepared",
-        "queued_at",
+        "released_at",
         "stage",
         "visitor",
     )
@@ -67,6 +77,7 @@ class EventCommand:
         needs_answer: bool,
         called_at: float,
         future: CommandFuture[EventResult],
+        ends_when_stored: bool = False,
     ) -> None:
         self.visitor = visitor
         self._ledger: Ledger = visitor.ledger
@@ -78,7 +89,10 @@ class EventCommand:
         self.epoch = visitor.gate.epoch
         self.order = 0
         self.prepared = False
-        self.parked_at = self.queued_at = 0.0
+        self.parked_at = 0.0
+        self.released_at = inf
+        self.key: int | None = None
+        self.ends_when_stored = ends_when_stored
         self.stage: Stage | None = "new"
         self.future = future
         future.belongs_to(self)
@@ -110,9 +124,38 @@ class EventCommand:
     def queue(self) -> None:
         """Take note that it waits for the wire."""
         self._move("queued")
-        self.queued_at = self.visitor.clock.monotonic()
+        if self.released_at == inf:
+            self.released_at = self.visitor.clock.monotonic()
         if self.future.cancelled():  # while it was on the wire, from where it has come back
             self.left()
+
+    def recover(self, key: int, *, age: float) -> None:
+        """Take note that it was found in a durable outbox.
+
+        Args:
+            key: its place there; its order among the events of this process is that order, before all others.
+            age: seconds since it was released.
+        """
+        self.key = key
+        self.order = key - BEFORE_ALL_CALLS
+        self.prepared = True
+        self.released_at = self.visitor.clock.monotonic() - max(age, 0.0)
+        self._ledger.recovered += 1
+        self._move("queued")
+
+    def retry(self, attempt: int, wait: float, error: AlloyError) -> None:
+        """Take note that it waits for another attempt, in ``wait`` seconds."""
+        self.queue()
+        if self._hooks and not self.ended:
+            self._hooks.emit(Retrying(self.name, self.event_id, attempt, wait, error))
+
+    def stored(self) -> None:
+        """Go on: it is in a durable outbox."""
+        if self.ends_when_stored:
+            self.future.resolve(EventResult(self.event_id, stored=True))
+            # Its own end is still to come. A failure that nobody can await any more is logged.
+            self.future = CommandFuture(self.visitor.failures, loop=self.future.get_loop())
+        self.visitor.carry(self)
 
     def verdict(self) -> Verdict:
         """Return what becomes of it, asked right now; the answer may change with every turn of the loop."""
@@ -150,10 +193,17 @@ class EventCommand:
     def fail(self, error: AlloyError) -> None:
         """End with an error, whose kind says in which column it stands."""
         outcome = outcome_of(error)
+        closed = isinstance(error, AlloyClosed)
         if self._end(outcome):
-            self.future.reject(error)
+            self._ledger.abandoned += closed and outcome != "kept"
+            # The instance says itself, once, how many events it could not send.
+            self.future.reject(error, quiet=closed)
             if self._hooks:
                 self._emit_failure(error, outcome)
+
+    def close(self) -> None:
+        """End: the instance is closed; what is in a durable outbox stays there."""
+        self.fail(AlloyClosed(self.name, kept=self.key is not None))
 
     def left(self) -> None:
         """Withdraw it, if it has not been sent: the caller cancelled the future."""
@@ -181,6 +231,8 @@ class EventCommand:
         self._ledger.end(len(self.body), self.stage, outcome)
         self.stage = None
         self.body = b""
+        if self.key is not None and outcome != "kept":
+            self.visitor.no_longer_stored(self)
         self._log(outcome)
         return True
 
@@ -197,10 +249,14 @@ class EventCommand:
             self._hooks.emit(Lost(self.name, self.event_id, _lost_reason(outcome)))
 
 
-_LOST: dict[Outcome, Literal["expired", "overflowed"]] = {"expired": "expired", "overflowed": "overflowed"}
+_LOST: dict[Outcome, Literal["expired", "overflowed", "kept"]] = {
+    "expired": "expired",
+    "overflowed": "overflowed",
+    "kept": "kept",
+}
 
 
-def _lost_reason(outcome: Outcome) -> Literal["expired", "overflowed", "closed"]:
+def _lost_reason(outcome: Outcome) -> Literal["expired", "overflowed", "kept", "closed"]:
     return _LOST.get(outcome, "closed")
 
 

@@ -1,59 +1,108 @@
 """The courier: takes released events to the edge, and settles each with its own outcome.
 
-It has no task of its own. A turn of the loop after something changed it looks at the outbox and starts requests, each
-in a task that no caller can cancel. When nothing is under way nothing of it is, and an idle process can exit.
+It has no task of its own. A turn of the loop after something changed it looks at what waits and starts requests, each
+in a task that no caller can cancel; a request is one attempt. A batch that is to be tried again waits beside the line,
+without a task and without a place among the requests. When nothing is under way nothing of it is, and an idle process
+can exit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterator
 from copy import copy
-from itertools import groupby, islice, takewhile
-from typing import TYPE_CHECKING
+from itertools import chain, groupby, islice, takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
+from ._batch import Batch
 from ._clock import Cancellable, Clock
 from ._commands import EventCommand
 from ._consent._rules import Verdict
 from ._ledger import Ledger
+from ._line import Line
+from ._outbox_keeper import OutboxKeeper
 from ._slices import SLICE, in_slices, slice_by_slice
+from .edge.breaker import Breaker
 from .edge.client import EdgeClient
 from .edge.protocol import Reply, cut, failing_event, result_for, was_ignored
+from .edge.retry import RetryPolicy, is_about_input, is_outage, next_wait
 from .edge.transport import Withdrawn
-from .errors import AlloyClosed, AlloyError, ConsentDeclined, EdgeError, OutboxFull
-from .outbox.memory import MemoryOutbox
+from .errors import AlloyError, ConsentDeclined, EdgeError, NetworkError, OutboxFull
+from .hooks import CircuitChanged, Hooks
 
 if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = ["Courier"]
 
+ATTEMPTS = 5
+DELIVERY_TIMEOUT = 300.0
+KEPT_TIMEOUT = 604_800.0
+"""What holds when the settings leave it open: in memory, the first two; in a durable outbox, a week."""
+
+SOON = 0.0
+"""A moment that has passed: a batch that is due at once."""
+
+
+class _Waiting(NamedTuple):
+    """A batch that waits for its next attempt; ordered by when it is due, then by the calls."""
+
+    due: float
+    order: int
+    turn: int
+    batch: Batch
+
 
 class Courier:
-    """Batches, starts and settles requests.
+    """Batches, starts, repeats and settles requests.
 
     An idle courier sends at once. While requests are on the wire events gather; another one starts when a full batch
     waits, or when the oldest event has waited ``linger`` seconds.
 
     Args:
         edge: says it to the edge.
-        settings: ``max_body_bytes``, ``max_in_flight``, ``linger``, ``ordered``, and the bounds of the queue.
+        settings: ``max_body_bytes``, ``max_in_flight``, ``linger``, ``ordered``, the bounds of the queue and of retries.
+        keeper: keeps events in a durable outbox; None: they are in memory only.
         ledger: knows how much is queued.
+        hooks: hear of the endpoint's state.
         clock: where time comes from.
     """
 
-    def __init__(self, edge: EdgeClient, *, settings: Settings, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self,
+        edge: EdgeClient,
+        *,
+        settings: Settings,
+        keeper: OutboxKeeper | None,
+        ledger: Ledger,
+        hooks: Hooks,
+        clock: Clock,
+    ) -> None:
         self.edge = edge
+        self._keeper = keeper
         self._ledger = ledger
+        self._hooks = hooks
         self._clock = clock
+        self._endpoint = settings.base_url()
         self._max_body = settings.max_body_bytes
+        self._ordered = settings.ordered
         self._max_in_flight = 1 if settings.ordered else settings.max_in_flight
         self._max_queued = settings.max_queued
         self._max_queued_bytes = settings.max_queued_bytes
         self._linger = settings.linger
-        self._outbox: MemoryOutbox[EventCommand] = MemoryOutbox()
-        self._under_way: dict[asyncio.Task[None], list[EventCommand]] = {}
+        self._policy = _policy(settings, durable=keeper is not None)
+        self._lifetime = settings.delivery_timeout or (DELIVERY_TIMEOUT if keeper is None else KEPT_TIMEOUT)
+        self._breaker = Breaker()
+        self._line: Line[EventCommand] = Line()
+        self._again: list[_Waiting] = []
+        self._holds = itertools.count()
+        self._under_way: dict[asyncio.Task[None], Batch] = {}
         self._look: asyncio.Handle | None = None
-        self._lingering: Cancellable | None = None
+        self._alarm: Cancellable | None = None
+        self._alarm_at = 0.0
         self._in_a_hurry = False
         self._closed = False
         self._loop = asyncio.get_running_loop()  # a future may be cancelled while no loop runs
@@ -71,106 +120,211 @@ class Courier:
         return None
 
     def accept(self, command: EventCommand) -> None:
-        """Take an event, to be sent soon."""
-        self._outbox.put(command)
-        self._wake()
+        """Take an event, to be stored where it is to be kept, and to be sent soon."""
+        if self._keeper is not None and command.key is None:
+            self._keeper.put(command)
+            return
+        self._line.put(command)
+        self.wake()
+
+    def no_longer_stored(self, command: EventCommand) -> None:
+        """Erase an event from the durable outbox, where it has ended."""
+        if self._keeper is not None:
+            self._keeper.ended(command)
 
     def withdraw(self, command: EventCommand) -> None:
         """Let a queued event go, whose caller went away."""
-        self._outbox.remove(command)
-        self._wake()
+        self._line.remove(command)
+        self.wake()
 
     def recall(self) -> None:
         """End what is queued and has been refused; what is on the wire settles with the truth."""
-        in_slices(list(self._outbox.waiting()), self._end_if_refused)
+        in_slices(self._queued(), self._end_if_refused)
 
     def hurry(self) -> None:
         """Send what is queued without waiting for company."""
         self._in_a_hurry = True
-        self._wake()
+        self.wake()
 
     def open_commands(self) -> list[EventCommand]:
         """Return the events that are queued or on the wire."""
-        return [
-            *(command for batch in self._under_way.values() for command in batch),
-            *self._outbox.waiting(),
-        ]
+        return [*chain.from_iterable(batch.commands for batch in self._under_way.values()), *self._queued()]
 
     async def stop(self) -> None:
         """End everything that is queued or on the wire with ``AlloyClosed``."""
         self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         tasks = list(self._under_way)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await slice_by_slice(list(self._outbox.waiting()), self._close)
-        if self._lingering is not None:
-            self._lingering.cancel()
+        await slice_by_slice(self._queued(), self._close)
 
-    def _wake(self) -> None:
-        """Look at the outbox in the next turn of the loop, so that what is called in one turn travels together."""
+    def wake(self) -> None:
+        """Look at what waits in the next turn of the loop, so that what is called in one turn travels together."""
         if self._look is None and not self._closed:
             self._look = self._loop.call_soon(self._pump)
+
+    def _queued(self) -> list[EventCommand]:
+        unwritten = self._keeper.unwritten() if self._keeper is not None else []
+        again = (command for waiting in self._again for command in waiting.batch.commands)
+        return [
+            command for command in (*again, *self._line.waiting(), *unwritten) if command.stage == "queued"
+        ]
+
+    # What starts when
 
     def _pump(self) -> None:
         self._look = None
         while len(self._under_way) < self._max_in_flight and not self._closed:
-            if self._clear_front() == SLICE:
-                self._wake()
+            now = self._clock.monotonic()
+            if self._clear_front(now) == SLICE:
+                self.wake()
                 return
-            batch = self._next_batch()
-            if not batch:
-                self._in_a_hurry = False
+            if self._is_blocked(now):
                 return
-            if not self._is_due(batch):
+            batch = self._due_again(now) or self._fresh(now)
+            if batch is None:
                 return
             self._start(batch)
 
-    def _clear_front(self) -> int:
-        """Take from the front what may not be sent: refused, or its consent has expired and is asked for again."""
-        barred = takewhile(lambda command: command.verdict() is not Verdict.PASS, self._outbox.waiting())
+    def _clear_front(self, now: float) -> int:
+        """Take from the front what may not be sent: too old, refused, or its consent is asked for again."""
+        too_old = now - self._lifetime
+        barred = takewhile(
+            lambda command: command.released_at <= too_old or command.verdict() is not Verdict.PASS,
+            self._line.waiting(),
+        )
         commands = list(islice(barred, SLICE))
         for command in commands:
-            self._outbox.remove(command)
+            self._line.remove(command)
+        for command in commands:
+            if command.released_at <= too_old and command.verdict() is not Verdict.REFUSE:
+                command.fail(self._too_late())
         for visitor, theirs in groupby(commands, key=lambda command: command.visitor):
-            visitor.gate.readmit(theirs)
+            visitor.gate.readmit(theirs)  # which passes over those that have ended
         return len(commands)
 
-    def _next_batch(self) -> list[EventCommand]:
-        head = next(iter(self._outbox.waiting()), None)
-        if head is None:
-            return []
-        if head.needs_answer:
-            return [head]
-        return cut(
-            takewhile(lambda command: _travels_with(head, command), self._outbox.waiting()), self._max_body
-        )
+    def _is_blocked(self, now: float) -> bool:
+        """Return whether nothing may start; when so, make sure that it is looked at again in time."""
+        if self._keeper is not None and not self._keeper.is_current:
+            return True  # it wakes us
+        if self._breaker.lets_start(now):
+            return False
+        head = self._line.first()
+        if not self._again and head is None:
+            return False
+        for waiting in self._again:
+            self._end_if_too_late(waiting.batch, now)
+        if self._breaker.circuit == "open":
+            heads = [waiting.batch.head for waiting in self._again if waiting.batch.commands]
+            heads += [] if head is None else [head]
+            self._wake_at(min([self._breaker.until, *(self._deadline(head) for head in heads)]), now)
+        return True
 
-    def _is_due(self, batch: list[EventCommand]) -> bool:
+    def _deadline(self, command: EventCommand) -> float:
+        return command.released_at + self._lifetime
+
+    def _due_again(self, now: float) -> Batch | None:
+        """Return a batch that is to be tried again now; the oldest first, they were called before what is in line."""
+        while self._again:
+            if self._again[0].due > now:
+                self._wake_at(self._again[0].due, now)
+                return None
+            batch = heapq.heappop(self._again).batch
+            self._end_if_too_late(batch, now)
+            self._bar(batch)
+            if batch.commands:
+                return batch
+        return None
+
+    def _fresh(self, now: float) -> Batch | None:
+        """Return the next batch of the line, if it is time for it."""
+        head = self._line.first()
+        if head is None:
+            self._in_a_hurry = False
+            return None
+        if (self._ordered and self._again) or not self._is_next(head) or not self._is_due(head, now):
+            return None
+        commands = [head] if head.needs_answer else cut(self._companions(head, now), self._max_body)
+        for command in commands:
+            self._line.remove(command)
+        return Batch(commands)
+
+    def _is_next(self, head: EventCommand) -> bool:
+        """Return whether nothing older is left in the outbox; if there is, it is being taken over."""
+        return self._keeper is None or head.order < 0 or self._keeper.has_recovered(head.visitor.key)
+
+    def _is_due(self, head: EventCommand, now: float) -> bool:
         """Return whether a batch should start now; when not, make sure that it is looked at again in time."""
-        may_grow = len(batch) == len(self._outbox) and not batch[0].needs_answer
-        if not self._under_way or self._in_a_hurry or not may_grow:
+        if not self._under_way or self._in_a_hurry or head.needs_answer or self._line.size >= self._max_body:
             return True
-        remaining = batch[0].queued_at + self._linger - self._clock.monotonic()
-        if remaining <= 0:
+        due = head.released_at + self._linger
+        if due <= now:
             return True
-        if self._lingering is None:
-            self._lingering = self._clock.call_later(remaining, self._lingered)
+        self._wake_at(due, now)
         return False
 
-    def _lingered(self) -> None:
-        self._lingering = None
-        self._wake()
+    def _companions(self, head: EventCommand, now: float) -> Iterator[EventCommand]:
+        """Yield what may travel with the head: events of whatever visitor, for the same region of the edge."""
+        region = head.visitor.identity.hint(now)
+        fits: dict[tuple[object, int], bool] = {}
+        for command in self._line.waiting():
+            whose = (command.visitor, command.epoch)
+            if whose not in fits:  # asked once for all events of a visitor
+                same_region = command.visitor.identity.hint(now) == region
+                fits[whose] = same_region and command.verdict() is Verdict.PASS
+            # What was taken over goes ahead by itself, as long as more of it may come.
+            if command.needs_answer or not fits[whose] or (command.order < 0) != (head.order < 0):
+                return
+            yield command
 
-    def _start(self, batch: list[EventCommand]) -> None:
-        for command in batch:
-            self._outbox.remove(command)
-        for command in batch:
-            command.send(len(batch))
-        batch = [command for command in batch if command.stage is not None]  # a hook may have cancelled some
-        if not batch:
+    def _bar(self, batch: Batch) -> None:
+        """Take out of a batch what has ended or lost its consent while it waited."""
+        batch.drop_ended()
+        if batch.consents():
             return
+        barred = [command for command in batch.commands if command.verdict() is not Verdict.PASS]
+        batch.commands = [command for command in batch.commands if command not in barred]
+        for visitor, theirs in groupby(barred, key=lambda command: command.visitor):
+            visitor.gate.readmit(theirs)
+
+    def _end_if_too_late(self, batch: Batch, now: float) -> None:
+        batch.drop_ended()
+        if batch.commands and self._deadline(batch.head) <= now:
+            for command in batch.commands:
+                command.fail(self._too_late())
+            batch.commands = []
+
+    def _too_late(self) -> NetworkError:
+        problem = f"not delivered within delivery_timeout={self._lifetime:g} s; the circuit is {self._breaker.circuit}"
+        return NetworkError(self._endpoint, problem)
+
+    def _wake_at(self, moment: float, now: float) -> None:
+        if self._alarm is not None:
+            if self._alarm_at <= moment:
+                return
+            self._alarm.cancel()
+        self._alarm_at = moment
+        self._alarm = self._clock.call_later(max(moment - now, 0.0), self._rang)
+
+    def _rang(self) -> None:
+        self._alarm = None
+        self.wake()
+
+    # One attempt
+
+    def _start(self, batch: Batch) -> None:
+        for command in batch.commands:
+            command.send(len(batch.commands))
+        batch.drop_ended()  # a hook may have cancelled some
+        if not batch.commands:
+            return
+        batch.attempts += 1
+        self._ledger.retries += batch.attempts > 1
+        self._note_circuit(self._breaker.started)
         task = asyncio.get_running_loop().create_task(self._carry(batch), name="alloy-request")
         self._under_way[task] = batch
         task.add_done_callback(self._arrived)
@@ -178,81 +332,154 @@ class Courier:
     def _arrived(self, task: asyncio.Task[None]) -> None:
         batch = self._under_way.pop(task)
         if task.cancelled():  # not in the task: one that is cancelled before its first step runs nothing
-            for command in batch:
+            for command in batch.commands:
                 self._close(command)
-        self._wake()
+        self.wake()
 
-    async def _carry(self, batch: list[EventCommand]) -> None:
+    async def _carry(self, batch: Batch) -> None:
         """Make the exchange, and settle every event of the batch, whatever happens."""
         try:
-            self._deliver(batch, await self._exchange(batch))
+            reply = await self._exchange(batch)
+            self._note_circuit(self._breaker.answered)
+            self._deliver(batch, reply)
         except Withdrawn:
+            self._note_circuit(self._breaker.gave_up)
             self._take_back(batch)
         except AlloyError as error:
+            self._note_outage(error)
             self._fail(batch, error)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a future pending
-            self._fail(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
+            self._note_circuit(self._breaker.gave_up)
+            self._end(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
 
-    async def _exchange(self, batch: list[EventCommand]) -> Reply:
-        """Make one attempt. Further attempts belong here, around the two calls: each asks for consent again.
-
-        Args:
-            batch: the events.
-        """
-        head = batch[0]
-        hint = head.visitor.identity.hint(self._clock.monotonic())
+    async def _exchange(self, batch: Batch) -> Reply:
+        head = batch.head
+        now = self._clock.monotonic()
+        hint = head.visitor.identity.hint(now)
 
         def may_start() -> bool:
-            waiting = next(iter(self._outbox.waiting()), None)
-            if waiting is not None and waiting.order < head.order:
-                return False  # an earlier request turned round before it was written; this one must not overtake it
-            return all(command.verdict() is Verdict.PASS for command in batch)
+            return self._may_start(batch)
 
         if head.needs_answer:
-            queue_time = int((self._clock.monotonic() - head.called_at) * 1000)
+            queue_time = int((now - head.called_at) * 1000)
             return await self.edge.interact(head.body, hint=hint, queue_time=queue_time, may_start=may_start)
-        return await self.edge.collect([command.body for command in batch], hint=hint, may_start=may_start)
+        bodies = [command.body for command in batch.commands]
+        return await self.edge.collect(bodies, hint=hint, may_start=may_start)
 
-    def _deliver(self, batch: list[EventCommand], reply: Reply) -> None:
-        for index, command in enumerate(batch):
+    def _may_start(self, batch: Batch) -> bool:
+        """Return whether a request may be written, asked right before its first byte."""
+        waiting = self._line.first()
+        if batch.attempts == 1 and waiting is not None and waiting.order < batch.head.order:
+            return (
+                False  # an earlier request turned round before it was written; this one must not overtake it
+            )
+        return batch.consents() and (self._keeper is None or self._keeper.may_send())
+
+    def _deliver(self, batch: Batch, reply: Reply) -> None:
+        for index, command in enumerate(batch.commands):
             result = result_for(reply, index, command.event_id)
             if was_ignored(result):
                 command.fail(ConsentDeclined(command.name, by="edge"))
             else:
                 command.deliver(result)
-        head = batch[0]
+        head = batch.head
         if head.needs_answer and not head.names_person and head.verdict() is Verdict.PASS:
             head.visitor.learn(reply)
 
-    def _fail(self, batch: list[EventCommand], error: AlloyError) -> None:
-        """Fail the event that the edge names and send the others again; without a name fail them all."""
-        index = failing_event(error) if isinstance(error, EdgeError) and not error.retryable else None
-        if index is not None and index < len(batch):
-            batch[index].fail(copy(error))
-            self._take_back([*batch[:index], *batch[index + 1 :]])
+    # What follows a failure
+
+    def _fail(self, batch: Batch, error: AlloyError) -> None:
+        """Try again, look for the event at fault, or end them all."""
+        wait = self._wait_after(batch, error)
+        if wait is not None:
+            self._try_again(batch, wait, error)
             return
-        for command in batch:
+        index = failing_event(error) if isinstance(error, EdgeError) and not error.retryable else None
+        if index is not None and index < len(batch.commands):
+            batch.commands[index].fail(copy(error))
+            self._send_again(Batch([*batch.commands[:index], *batch.commands[index + 1 :]]))
+        elif is_about_input(error) and len(batch.commands) > 1:
+            for half in batch.halves():
+                self._send_again(half)
+        else:
+            self._end(batch, error)
+
+    def _wait_after(self, batch: Batch, error: AlloyError) -> float | None:
+        return next_wait(
+            self._policy,
+            error,
+            attempt=batch.attempts,
+            consents=any(command.verdict() is not Verdict.REFUSE for command in batch.commands),
+            remaining=self._deadline(batch.head) - self._clock.monotonic(),
+            now=self._clock.time(),
+            chance=random.random(),  # noqa: S311 - spreads clients, hides nothing
+        )
+
+    def _try_again(self, batch: Batch, wait: float, error: AlloyError) -> None:
+        """Let a batch wait for its next attempt; it stays together."""
+        for command in batch.commands:
+            command.retry(batch.attempts, wait, error)
+        self._hold(batch, self._clock.monotonic() + wait)
+
+    def _send_again(self, batch: Batch) -> None:
+        """Send at once what the edge has refused together with something else."""
+        for command in batch.commands:
+            command.queue()
+        self._hold(batch, SOON)
+
+    def _hold(self, batch: Batch, due: float) -> None:
+        batch.drop_ended()
+        for command in batch.commands:
+            self._end_if_refused(command)
+        batch.drop_ended()
+        if batch.commands:
+            heapq.heappush(self._again, _Waiting(due, batch.head.order, next(self._holds), batch))
+        self.wake()
+
+    def _end(self, batch: Batch, error: AlloyError) -> None:
+        for command in batch.commands:
             command.fail(copy(error))  # each future gets its own: a raised error collects its own traceback
 
-    def _take_back(self, batch: list[EventCommand]) -> None:
-        """Put events back to the front; those that were refused meanwhile end there."""
-        for command in batch:
+    def _take_back(self, batch: Batch) -> None:
+        """Put back what was not written: a first attempt to its place in line, another one beside it."""
+        batch.attempts -= 1
+        if batch.attempts:
+            self._send_again(batch)
+            return
+        for command in batch.commands:
             command.queue()
-        self._outbox.give_back([command for command in batch if command.stage is not None])
+        batch.drop_ended()
+        self._line.give_back(batch.commands)
         self.recall()
-        self._wake()
+        self.wake()
 
     def _end_if_refused(self, command: EventCommand) -> None:
         if command.stage == "queued" and command.verdict() is Verdict.REFUSE:
-            self._outbox.remove(command)
+            self._line.remove(command)
             command.fail(ConsentDeclined(command.name))
 
     def _close(self, command: EventCommand) -> None:
-        self._outbox.remove(command)
-        command.fail(AlloyClosed(command.name))
+        self._line.remove(command)
+        command.close()
+
+    # The endpoint's state
+
+    def _note_outage(self, error: AlloyError) -> None:
+        if is_outage(error):
+            chance = random.random()  # noqa: S311 - as above
+            self._note_circuit(lambda: self._breaker.failed(self._clock.monotonic(), chance))
+        else:
+            self._note_circuit(self._breaker.answered)
+
+    def _note_circuit(self, happen: Callable[[], None]) -> None:
+        happen()
+        circuit = self._breaker.circuit
+        if circuit != self._ledger.circuit:
+            self._ledger.circuit = circuit
+            if self._hooks:
+                self._hooks.emit(CircuitChanged(self._endpoint, circuit))
 
 
-def _travels_with(head: EventCommand, command: EventCommand) -> bool:
-    return (
-        not command.needs_answer and command.verdict() is Verdict.PASS and (command.visitor is head.visitor)
-    )
+def _policy(settings: Settings, *, durable: bool) -> RetryPolicy:
+    attempts = settings.max_attempts or (None if durable else ATTEMPTS)
+    return RetryPolicy(attempts, settings.max_retry_after)

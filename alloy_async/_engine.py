@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
 from ._courier import Courier
+from ._erasing import ErasingStore
 from ._futures import CommandFuture, FailureLog
 from ._ledger import Ledger
+from ._options import nearest
+from ._outbox_keeper import OutboxKeeper
 from ._visitor import Visitor
 from .edge.client import EdgeClient
-from .edge.protocol import event_room
+from .edge.protocol import V1, V2, event_room
+from .edge.token import Credentials, TokenSource
 from .edge.transport import Transport
 from .errors import AlloyClosed, AlloyError, ConfigurationError, ConsentStoreError, NotConfigured
 from .hooks import Hooks
+from .outbox.base import Claimed, Outbox, Shelf
 from .stores.base import Store, VisitorKey
 
 if TYPE_CHECKING:
@@ -48,34 +56,59 @@ class Engine:
         self.clock = make_clock(settings)
         self.ids = _make_ids(settings)
         self.local_time = "placeContext" in settings.context
-        self.event_room = event_room(settings.max_body_bytes)
+        dialect = V2 if settings.authenticated else V1
+        self.event_room = event_room(settings.max_body_bytes, dialect)
         self.ready = False
         self.starting: asyncio.Task[None] | None = None
         self._waiting: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
         self._ledger = ledger
         self._failures = failures
         self._logger = logger
+        hooks = Hooks(settings.hooks, logger)
+        outbox = _make_outbox(settings, self.clock)
+        self._keeper = None if outbox is None else _make_keeper(outbox, settings, self.clock, logger)
         self._store, self._owns_store = _make_store(settings)
+        transport = _make_transport(settings)
         self._edge = EdgeClient(
-            _make_transport(settings), base=settings.base_url(), config_id=settings.config_id, ids=self.ids
+            transport,
+            base=settings.base_url(),
+            config_id=settings.config_id,
+            ids=self.ids,
+            dialect=dialect,
+            tokens=_make_token_source(settings, transport, self.clock),
+            acquire_base=settings.open_url(),
         )
-        self._courier = Courier(self._edge, settings=settings, ledger=ledger, clock=self.clock)
+        self._courier = Courier(
+            self._edge,
+            settings=settings,
+            keeper=self._keeper,
+            ledger=ledger,
+            hooks=hooks,
+            clock=self.clock,
+        )
         self.visitor = Visitor(
             VisitorKey(settings.ims_org_id, settings.config_id),
             settings=settings,
-            store=self._store,
+            store=self._store if self._keeper is None else ErasingStore(self._store, self._keeper),
             courier=self._courier,
             ledger=ledger,
-            hooks=Hooks(settings.hooks, logger),
+            hooks=hooks,
             clock=self.clock,
             ids=self.ids,
             failures=failures,
             logger=logger,
         )
+        self._farewell = weakref.finalize(self, _say_what_is_left, ledger, logger, os.getpid())
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether released events are kept in a durable outbox."""
+        return self._keeper is not None
 
     async def start(self) -> None:
         """Read the choice that is kept, and open, close or keep waiting at the gate accordingly."""
         try:
+            await self._open_outbox()
             await self._apply_kept_choice()
         except BaseException:
             await self._close_gate(NotConfigured)
@@ -84,6 +117,8 @@ class Engine:
             await self._release_resources()
             raise
         self.ready = True
+        if self._keeper is not None:
+            self._keeper.claim()
         for go_on, _ in self._waiting:
             go_on()
 
@@ -103,6 +138,42 @@ class Engine:
             return
         if preference is not None:
             self.visitor.keeper.adopt(preference)
+            await self._erase_what_was_refused()
+
+    # The durable outbox
+
+    async def _open_outbox(self) -> None:
+        if self._keeper is not None:
+            await self._keeper.open(
+                consenting=self._consenting,
+                on_claimed=self._recover,
+                on_refused=self._refused_elsewhere,
+                on_current=self._courier.wake,
+            )
+
+    def _consenting(self) -> list[VisitorKey]:
+        return [self.visitor.key] if self.visitor.gate.is_opted_in else []
+
+    def _recover(self, claimed: Claimed) -> None:
+        if self._keeper is not None:
+            self._keeper.adopt(self.visitor.recover(claimed))
+
+    def _refused_elsewhere(self, visitor: VisitorKey) -> None:
+        if visitor == self.visitor.key:
+            self.visitor.refused_elsewhere()
+
+    async def _erase_what_was_refused(self) -> None:
+        """Erase what a process left that was killed between a refusal and its erasing."""
+        if self._keeper is None or self.visitor.gate.purposes != "none":
+            return
+        if (await self._keeper.shelf()).events:
+            await self._keeper.erase(self.visitor.key)
+
+    async def shelf(self) -> Shelf:
+        """Return how the outbox stands; in memory, how the queue does."""
+        if self._keeper is not None:
+            return await self._keeper.shelf()
+        return Shelf(events=self._ledger.queued, size=self._ledger.queued_bytes, workers=1)
 
     async def _refuse_to_ignore_a_refusal(self) -> None:
         preference = await self.visitor.keeper.load()
@@ -117,15 +188,22 @@ class Engine:
         """End a future when every event that is released now has ended."""
         remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
 
+        arranged = False
+
         def look() -> None:
+            nonlocal arranged
+            arranged = False
             while remaining and remaining[-1].stage in {None, "parked"}:
                 remaining.pop()
             if not remaining:
                 self._ledger.unwatch(look_soon)
                 future.resolve(None)
 
-        def look_soon() -> None:  # once the event that has ended has told its own future
-            loop.call_soon(look)
+        def look_soon() -> None:  # once the events that have ended have told their own futures
+            nonlocal arranged
+            if not arranged:
+                arranged = True
+                loop.call_soon(look)
 
         loop = asyncio.get_running_loop()
         self._ledger.watch(look_soon)
@@ -139,8 +217,11 @@ class Engine:
             self.starting.cancel()
         await self._close_gate()
         await self.visitor.stop()
+        if self._keeper is not None:
+            await self._within(RELEASE_TIME, self._keeper.finish())
         await self._courier.stop()
         await self._within(RELEASE_TIME, self._release_resources())
+        self._farewell()
 
     async def _within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
         """Do something for at most so many seconds; what it was waiting for then is given up."""
@@ -169,6 +250,8 @@ class Engine:
 
     async def _release_resources(self) -> None:
         await self._edge.aclose()
+        if self._keeper is not None:
+            await self._keeper.aclose()
         if self._owns_store:
             await self._store.aclose()
 
@@ -212,14 +295,91 @@ def _make_store(settings: Settings) -> tuple[Store, bool]:
     return store, False
 
 
-def _make_transport(settings: Settings) -> Transport:
-    if settings.transport is not None:
-        _check_protocol(settings.transport, "transport", ("send", "aclose"))
-        transport: Transport = settings.transport
-        return transport
-    from .edge._httpx import HttpxTransport  # noqa: PLC0415 - httpx takes most of the import time, and may not be needed
+def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
+    """Return what keeps released events, or None where they wait in memory alone, without a second copy."""
+    given: Any = settings.outbox
+    if given == "memory":
+        return None
+    if isinstance(given, (str, Path)):
+        from .outbox.sqlite import SQLiteOutbox  # noqa: PLC0415 - each start imports only the outbox it uses
 
-    return HttpxTransport(settings)
+        return SQLiteOutbox(
+            _outbox_path(settings),
+            clock=clock,
+            max_events=settings.max_queued,
+            max_bytes=settings.max_queued_bytes,
+        )
+    _check_protocol(
+        given,
+        "outbox",
+        ("open", "write", "claim", "renew", "may_send", "changes", "erase", "shelf", "aclose"),
+    )
+    outbox: Outbox = given
+    return outbox
+
+
+def _outbox_path(settings: Settings) -> Path:
+    if settings.outbox == "sqlite":
+        from .stores.sqlite import default_state_dir  # noqa: PLC0415 - as above
+
+        return (settings.state_dir or default_state_dir()) / "outbox.sqlite3"
+    path = Path(settings.outbox)
+    if isinstance(settings.outbox, str) and not path.suffix and len(path.parts) == 1:
+        hint = nearest(settings.outbox, ("memory", "sqlite"))
+        raise ConfigurationError(
+            f'outbox: must be "memory", "sqlite" or the path of a file such as ./outbox.sqlite3.{hint}',
+            option="outbox",
+        )
+    return path
+
+
+def _make_keeper(outbox: Outbox, settings: Settings, clock: Clock, logger: logging.Logger) -> OutboxKeeper:
+    limits = {"max_queued": settings.max_queued, "max_queued_bytes": settings.max_queued_bytes}
+    return OutboxKeeper(outbox, limits=limits, clock=clock, logger=logger)
+
+
+def _make_transport(settings: Settings) -> Transport:
+    if settings.transport == "httpx":
+        # httpx takes most of the import time, and may not be needed.
+        from .edge._httpx import HttpxTransport  # noqa: PLC0415 - as said above
+
+        return HttpxTransport(settings)
+    if settings.transport == "aiohttp":
+        from .edge._aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra
+
+        return AiohttpTransport(settings)
+    if isinstance(settings.transport, str):
+        raise ConfigurationError(
+            f'transport: must be "httpx", "aiohttp" or an object with the Transport protocol.'
+            f"{nearest(settings.transport, ('httpx', 'aiohttp'))}",
+            option="transport",
+        )
+    _check_protocol(settings.transport, "transport", ("send", "aclose"))
+    transport: Transport = settings.transport
+    return transport
+
+
+def _make_token_source(settings: Settings, transport: Transport, clock: Clock) -> TokenSource | None:
+    """Return where access tokens come from; None where requests need none."""
+    if settings.client_id is None or settings.client_secret is None:
+        return None
+    secret = settings.client_secret.get_secret_value()
+    credentials = Credentials(settings.client_id, secret, settings.scopes, settings.ims_org_id)
+    return TokenSource(transport, url=settings.token_url(), credentials=credentials, clock=clock)
+
+
+def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int) -> None:
+    """Say in one line what could not be sent: when an instance is closed, or has gone without being closed."""
+    if os.getpid() != process:
+        return  # a forked child: these are its parent's events
+    books = ledger.statistics()
+    gone = ledger.abandoned + books.open
+    if gone or books.kept:
+        logger.warning(
+            "closed: %d events could not be sent and are gone (%d waited for consent, %d for the edge, %d were on the "
+            "wire), %d are kept in the outbox for the next start",
+            gone, books.parked, books.queued, books.sending, books.kept,
+        )  # fmt: skip
 
 
 def _check_protocol(value: object, option: str, methods: Iterable[str]) -> None:

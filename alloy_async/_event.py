@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ._clock import iso_timestamp
-from ._json import Unfit, encode, normalise
+from ._json import Unfit, encode, normalise, take, write
 from ._version import LIBRARY, __version__
 
 __all__ = ["IDENTITY_ROOM", "EventParts", "build_event", "rebuild_event", "with_identity"]
@@ -56,6 +56,7 @@ def build_event(
     now: float,
     new_id: str,
     local_time: bool = False,
+    one_primary: bool = False,
 ) -> EventParts:
     """Take the snapshot of an event.
 
@@ -70,6 +71,7 @@ def build_event(
         now: the moment of the call, seconds since 1970.
         new_id: the event's id unless the caller gave one.
         local_time: whether to add ``placeContext`` from this process's time zone.
+        one_primary: whether an identity map of the caller's must have exactly one primary identity, as v2 wants it.
 
     Raises:
         Unfit: something cannot be sent; its path says where.
@@ -77,11 +79,11 @@ def build_event(
     Source: adobe/alloy, sendEvent: ``type`` and ``mergeId`` set the two fields, the caller's xdm is merged over what
     is collected automatically. ``_id``: Adobe Experience Platform Mobile SDK, Edge extension.
     """
-    given = _given_xdm(xdm)
+    given, given_text = _given_xdm(xdm, one_primary=one_primary)
     added: dict[str, Any] = {
         "_id": new_id,
         "timestamp": iso_timestamp(now),
-        "implementationDetails": dict(IMPLEMENTATION),
+        "implementationDetails": IMPLEMENTATION,
     }
     if event_type is not None:
         added["eventType"] = _text(event_type, "type")
@@ -89,34 +91,41 @@ def build_event(
         added["eventMergeId"] = _text(merge_id, "merge_id")
     if local_time:
         added["placeContext"] = _place_context(now)
-    event: dict[str, Any] = {"xdm": _overlay(added, given)}
+    data, data_text = (None, None) if data is None else take(data, "data")
+    query = _personalization_query(decision_scopes) if decision_scopes else None
+    # Written only now: what is wrong with the arguments is told in their order, and before what UTF-8 cannot hold.
+    pieces = _write_xdm(added, given, given_text)
     if data is not None:
-        event["data"] = normalise(data, "data")
-    if decision_scopes:
-        event["query"] = _personalization_query(decision_scopes)
-    return _parts(event)
+        pieces += (b',"data":', data_text) if data_text is not None else _write_field("data", data)
+    if query is not None:
+        pieces += _write_field("query", query)
+    pieces.append(b"}")
+    # Joined at once, so that nothing but the body's own bytes waits with it.
+    return EventParts(given.get("_id", new_id), b"".join(pieces), "identityMap" in given)
 
 
-def rebuild_event(content: object, event_id: str, query: object) -> EventParts:
+def rebuild_event(content: object, event_id: str, query: object, *, one_primary: bool = False) -> EventParts:
     """Take the snapshot again, after ``on_before_event_send`` has seen it; the ``_id`` stays.
 
     Args:
         content: ``{"xdm": {...}, "data": ...}`` as the hook left it.
         event_id: the id the event has had from the start.
         query: the event's query, which the hook never sees; None when it has none.
+        one_primary: as in ``build_event``.
 
     Raises:
         Unfit: the hook put something in that cannot be sent; its path says where.
     """
     if not isinstance(content, Mapping):
         raise _unfit("must stay an object with the keys xdm and data.", "event")
-    event: dict[str, Any] = {"xdm": _given_xdm(content.get("xdm")) | {"_id": event_id}}
+    xdm, _ = _given_xdm(content.get("xdm"), one_primary=one_primary)
+    event: dict[str, Any] = {"xdm": xdm | {"_id": event_id}}
     data = content.get("data")
     if data is not None:
         event["data"] = normalise(data, "data")
     if query is not None:
         event["query"] = query
-    return _parts(event)
+    return EventParts(event_id, encode(event), "identityMap" in xdm)
 
 
 def with_identity(body: bytes, identity_map: bytes) -> bytes:
@@ -132,22 +141,39 @@ def with_identity(body: bytes, identity_map: bytes) -> bytes:
     return b"%b%b%b,%b" % (_OPENING, b'"identityMap":', identity_map, body[len(_OPENING) :])
 
 
-def _parts(event: dict[str, Any]) -> EventParts:
-    xdm = event["xdm"]
-    return EventParts(xdm["_id"], encode(event), "identityMap" in xdm)
-
-
-def _given_xdm(xdm: object) -> dict[str, Any]:
+def _given_xdm(xdm: object, *, one_primary: bool) -> tuple[dict[str, Any], bytes | None]:
+    """Take the caller's xdm, and its JSON where that can be used as it is."""
     if xdm is None:
-        return {}
-    given = normalise(xdm, "xdm")
+        return {}, b"{}"
+    given, text = take(xdm, "xdm")
     if not isinstance(given, dict):
         raise _unfit("must be an object (a mapping, dataclass or pydantic model).", "xdm")
     if "_id" in given:
         _check_text(given["_id"], "xdm", "_id")
     if "identityMap" in given:
         _check_identity_map(given["identityMap"])
-    return given
+        if one_primary:
+            _check_one_primary(given["identityMap"])
+    if text is None:
+        return given, None
+    # What is merged is written again, and must be a snapshot by then; otherwise the names are enough.
+    return (dict(given), text) if _OBJECTS.isdisjoint(given) else (normalise(xdm, "xdm"), None)
+
+
+def _write_xdm(added: dict[str, Any], given: dict[str, Any], text: bytes | None) -> list[bytes]:
+    """Write the beginning of an event up to the end of its xdm, around the caller's own JSON if there is one."""
+    if text is None:
+        return [write({"xdm": _overlay(added, given)})[:-1]]
+    if not added.keys().isdisjoint(given):
+        added = {key: value for key, value in added.items() if key not in given}
+    # Never empty: implementationDetails is in it, because of an xdm that has its own there is no text.
+    opened = write({"xdm": added})[:-2]
+    return [opened, b",", text[1:]] if given else [opened, b"}"]
+
+
+def _write_field(name: str, value: object) -> tuple[bytes, bytes]:
+    """Write a field of the event; with its name, which is the first step of the path in an error."""
+    return b",", write({name: value})[1:-1]
 
 
 def _overlay(added: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +234,23 @@ def _check_identity(identity: object, *path: str | int) -> None:
     _check_text(identity.get("id"), *path, "id")
     if len(identity["id"]) > MAX_IDENTITY_LENGTH:
         raise _unfit(f"is longer than {MAX_IDENTITY_LENGTH} characters.", *path, "id")
+
+
+def _check_one_primary(identity_map: dict[str, list[dict[str, Any]]]) -> None:
+    """Refuse what v2 would refuse, and with it every other event of the request.
+
+    Source: Edge Network error code 0306; identityMap of XDM: exactly one primary identity in an event. From browsers the
+    edge adds an ECID and takes it as the primary one, from servers it does not.
+    """
+    identities = [identity for entries in identity_map.values() for identity in entries]
+    count = sum(identity.get("primary") is True for identity in identities)
+    if count != 1:
+        raise _unfit(
+            f"has {count} primary identities; with client_id and client_secret an event needs exactly one "
+            'with "primary": True.',
+            "xdm",
+            "identityMap",
+        )
 
 
 def _unfit(problem: str, *path: str | int) -> Unfit:

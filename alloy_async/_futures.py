@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 from collections import Counter, deque
 from typing import Any, Protocol, TypeVar
 
@@ -65,6 +66,15 @@ def _say_everything() -> None:
     for tally in _tallies.values():
         tally.say()
     _exiting = True
+
+
+def _forget_the_parents() -> None:
+    """Leave it to the parent process to say what has failed there."""
+    _tallies.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 class FailureLog:
@@ -135,15 +145,23 @@ class CommandFuture(asyncio.Future[T]):
         if not self.done():
             self.set_result(value)
 
-    def reject(self, error: AlloyError) -> None:
-        """End with an error, unless it has ended; with None and a log line where errors are switched off."""
+    def reject(self, error: AlloyError, *, quiet: bool = False) -> None:
+        """End with an error, unless it has ended; with None and a log line where errors are switched off.
+
+        Args:
+            error: what it ends with.
+            quiet: whether nothing is logged when nobody looks at it, because it is said in another way.
+        """
         self._owner = None
         if self.done():
             return
         if self._failures.errors_enabled:
             self.set_exception(error)
-        else:
-            self.set_result(None)  # type: ignore[arg-type]  # what errors_enabled=False documents
+            if quiet:
+                self.exception()
+            return
+        self.set_result(None)  # type: ignore[arg-type]  # what errors_enabled=False documents
+        if not quiet:
             self._failures.note(error, self.get_loop())
 
     def __del__(self) -> None:

@@ -17,6 +17,8 @@ dataclass, pydantic model (by alias)   object
 numpy scalar                           number, bool or text
 everything else                        refused: bytes, set, generator, Path, object …
 =====================================  ==========================================
+
+Most events are plain JSON already, and need neither the normaliser nor a copy; ``take`` tells them apart.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
-__all__ = ["MAX_DEPTH", "Unfit", "decode", "encode", "normalise"]
+__all__ = ["MAX_DEPTH", "Unfit", "decode", "encode", "normalise", "take", "write"]
 
 MAX_DEPTH = 256
 """Levels of nesting that are taken. Deep enough for any XDM, shallow enough for every JSON reader in use."""
@@ -42,6 +44,12 @@ MAX_PATH = 500
 """Characters of a path that an error names."""
 
 _SAFE_BITS = 14_000  # 4 214 digits; the interpreter converts at most 4 300 by default
+
+_WORD = 2**63
+"""Every encoder takes integers between this and its negative."""
+
+_MAX_PLAIN = 20_000
+"""Values that are looked at before a tree counts as not plain: what contains itself has no end."""
 
 
 class Unfit(Exception):
@@ -63,6 +71,20 @@ class Unfit(Exception):
         for step in self.path:
             text += f"[{step}]" if isinstance(step, int) else f".{step[:100]}" if text else step[:100]
         return text if len(text) <= MAX_PATH else f"{text[:MAX_PATH]}…"
+
+
+def take(value: object, name: str) -> tuple[Any, bytes | None]:
+    """Take the snapshot of a value, and write it at once where that is cheap.
+
+    Returns:
+        Where the value is plain JSON, the value itself and its JSON. It is still the caller's, and may change as soon
+        as code of the caller's runs again. Otherwise a snapshot as of ``normalise``, and None.
+
+    Raises:
+        Unfit: something in it cannot be held; its path says where.
+    """
+    text = _write_plain(value)
+    return (normalise(value, name), None) if text is None else (value, text)
 
 
 def normalise(value: object, name: str) -> Any:
@@ -93,13 +115,16 @@ def encode(value: object) -> bytes:
     Raises:
         Unfit: a text holds half of a surrogate pair, which UTF-8 cannot hold; its path says where.
     """
-    fast = _fast_encoder()
-    if fast is not None:
-        try:
-            # Copied: orjson's own result may hold on to a buffer of several kilobytes as long as the event waits.
-            return bytes(memoryview(fast(value)))
-        except TypeError:
-            pass  # a number beyond 64 bits, very deep nesting, half of a surrogate pair: left to the standard library
+    # Copied: orjson's own result may hold on to a buffer of several kilobytes as long as the event waits.
+    return bytes(memoryview(write(value)))
+
+
+def write(value: object) -> bytes:
+    """Write a normalised value as ``encode`` does, for bytes that do not wait but become part of others at once."""
+    try:
+        return (_fast_encoder() or _core_encoder())(value)
+    except (TypeError, ValueError):
+        pass  # a number beyond 64 bits, very deep nesting, half of a surrogate pair: left to the standard library
     try:
         return _ENCODER(value).encode()
     except UnicodeEncodeError:
@@ -151,6 +176,68 @@ def _fast_encoder() -> Callable[[object], bytes] | None:
     except ImportError:
         return None
     return orjson.dumps
+
+
+@cache
+def _core_encoder() -> Callable[[object], bytes]:
+    """Return the encoder of pydantic's core: always there, several times as fast as the standard library."""
+    from pydantic_core import to_json  # noqa: PLC0415 - loaded by configure; here it would cost every script's import
+
+    return to_json
+
+
+def _write_plain(value: object) -> bytes | None:
+    """Write a value as it is if the normaliser would change nothing about it; None if that is not certain.
+
+    The one place that hands a caller's own objects to an encoder. It is safe because every object of the tree has
+    exactly one of JSON's own types: no code of the caller's runs, no subclass writes as something else, and nothing is
+    left that the encoders would turn into something else in silence. Who makes sure of what:
+
+    - the types of all values, finite numbers, integers of 63 bits: ``_is_plain``;
+    - keys that are exactly str: orjson, which refuses all others, or ``_is_plain`` for an encoder that does not;
+    - half of a surrogate pair: both encoders refuse it;
+    - depth, and what contains itself: both encoders stop below ``MAX_DEPTH``.
+
+    What is refused here is not refused: it goes the careful way, which takes it or says why not.
+    """
+    fast = _fast_encoder()
+    try:
+        if _is_plain(value, keys_too=fast is None):
+            return (fast or _core_encoder())(value)
+    except Exception:  # noqa: BLE001, S110 - of whatever kind: the careful way decides
+        pass
+    return None
+
+
+def _is_plain(root: Any, *, keys_too: bool) -> bool:  # noqa: C901, PLR0912 - a call for each object would be the cost
+    """Tell whether a tree consists of JSON's own types and of numbers that every encoder writes alike.
+
+    A tuple is not plain: the snapshot has a list in its place.
+    """
+    waiting = [root]
+    for value in waiting:
+        kind = type(value)
+        if kind is str:
+            continue
+        if kind is dict:
+            if keys_too:
+                for key in value:
+                    if type(key) is not str:
+                        return False
+            waiting += value.values()
+        elif kind is list:
+            waiting += value
+        elif kind is float:
+            if not isfinite(value):
+                return False
+        elif kind is int:
+            if not -_WORD < value < _WORD:
+                return False
+        elif kind not in _AS_IT_IS:
+            return False
+        if len(waiting) > _MAX_PLAIN:
+            return False
+    return True
 
 
 def _snapshot(value: object, depth: int) -> Any:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .errors import AlloyError, ConsentDeclined, ConsentTimeout, OutboxFull, ParkingFull
+from .edge.breaker import Circuit
+from .errors import AlloyClosed, AlloyError, ConsentDeclined, ConsentTimeout, OutboxFull, ParkingFull
 
 __all__ = ["Ledger", "Outcome", "Stage", "Statistics", "outcome_of"]
 
@@ -32,6 +33,8 @@ _OUTCOMES: dict[type[AlloyError], Outcome] = {
 
 def outcome_of(error: AlloyError) -> Outcome:
     """Return in which column an event stands that ended with this error."""
+    if isinstance(error, AlloyClosed) and error.kept:
+        return "kept"
     return _OUTCOMES.get(type(error), "failed")
 
 
@@ -40,7 +43,8 @@ class Statistics:
     """What became of the events of one instance; ``statistics()`` shows it, ``aclose()`` returns it.
 
     Attributes:
-        accepted: events that were taken: valid, called after ``configure`` and before ``aclose``.
+        accepted: events that were taken: valid, called after ``configure`` and before ``aclose``, or left in a durable
+            outbox by an earlier start or a dead worker.
         delivered: taken by the edge.
         refused: ended with ``ConsentDeclined``.
         withheld: stopped by ``on_before_event_send``.
@@ -52,6 +56,10 @@ class Statistics:
         parked: waiting for consent.
         queued: waiting for the wire.
         sending: on the wire.
+        recovered: of those accepted, how many an earlier start or a dead worker had left in a durable outbox.
+        retries: requests that were made again after a failure.
+        circuit: the way to the endpoint: ``closed``, requests flow; ``open``, it is down and left alone for a while;
+            ``half-open``, one request probes it.
     """
 
     accepted: int = 0
@@ -66,6 +74,9 @@ class Statistics:
     parked: int = 0
     queued: int = 0
     sending: int = 0
+    recovered: int = 0
+    retries: int = 0
+    circuit: Circuit = "closed"
 
     @property
     def open(self) -> int:
@@ -88,7 +99,15 @@ class Statistics:
 
 
 class Ledger:
-    """Counts events as they move; the only writer of ``Statistics``."""
+    """Counts events as they move; the only writer of ``Statistics``.
+
+    Attributes:
+        queued_bytes: bytes of the events that wait for the wire.
+        recovered: see ``Statistics``.
+        retries: see ``Statistics``.
+        abandoned: events that ended because the instance was closed, those aside that are kept on disk.
+        circuit: see ``Statistics``.
+    """
 
     def __init__(self) -> None:
         self._accepted = 0
@@ -96,6 +115,10 @@ class Ledger:
         self._stages: dict[Stage, int] = {"parked": 0, "queued": 0, "sending": 0}
         self._outcomes: dict[Outcome, int] = {}
         self.queued_bytes = 0
+        self.recovered = 0
+        self.retries = 0
+        self.abandoned = 0
+        self.circuit: Circuit = "closed"
 
     @property
     def queued(self) -> int:
@@ -149,4 +172,11 @@ class Ledger:
 
     def statistics(self) -> Statistics:
         """Return the books as they are."""
-        return Statistics(accepted=self._accepted, **self._stages, **self._outcomes)
+        return Statistics(
+            accepted=self._accepted,
+            **self._stages,
+            **self._outcomes,
+            recovered=self.recovered,
+            retries=self.retries,
+            circuit=self.circuit,
+        )

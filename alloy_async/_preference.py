@@ -88,9 +88,27 @@ class PreferenceKeeper:
     def adopt(self, preference: Preference) -> None:
         """Apply the choice of an earlier start, unless the visitor has chosen again in the meantime."""
         if self._ticket == 0:
-            if preference.purposes == "none":
-                self._refused_until = preference.expires_at
-            self._gate.choose(preference.purposes, until=preference.expires_at)
+            self._apply(preference)
+
+    def _apply(self, preference: Preference) -> None:
+        if preference.purposes == "none":
+            self._refused_until = preference.expires_at
+        self._gate.choose(preference.purposes, until=preference.expires_at)
+
+    async def read_again(self) -> None:
+        """Apply what the store says now, because another process has changed it; unless somebody chooses meanwhile."""
+        ticket = self._ticket
+        try:
+            preference = await self.load()
+        except ConsentStoreError as error:
+            self._logger.warning("%s; the visitor's choice counts as unknown", error)
+            return
+        if ticket != self._ticket or self._wish is not None:
+            return
+        if preference is not None:
+            self._apply(preference)
+        elif not self._asked:
+            self._gate.choose("all")
 
     def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take a choice; the future ends when the newest choice is written, with that choice.

@@ -27,6 +27,7 @@ COMMANDS = {
     "debug": "debug",
     "forget": "forget",
     "flush": "flush",
+    "getOutboxInfo": "get_outbox_info",
 }
 """JavaScript's name of a command to ours. Our own names are taken too."""
 
@@ -38,6 +39,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
         "mergeId": "merge_id",
         "viewStart": "view_start",
         "decisionScopes": "decision_scopes",
+        "ack": "ack",
     },
     "opt_in": {"purposes": "purposes"},
     "debug": {"enabled": "enabled"},

@@ -21,7 +21,7 @@ from ._ledger import Ledger
 from ._options import EventFilter
 from ._preference import PreferenceKeeper, Wish, describe_store_error
 from ._slices import SLICE, in_slices, slice_by_slice
-from .edge.protocol import Reply, event_room
+from .edge.protocol import V1, V2, Reply, event_room
 from .edge.transport import Withdrawn
 from .errors import (
     AlloyClosed,
@@ -33,6 +33,7 @@ from .errors import (
 )
 from .hooks import Hooks
 from .identity import Identity, StoredIdentity
+from .outbox.base import Claimed
 from .stores.base import Store, VisitorKey
 
 if TYPE_CHECKING:
@@ -100,13 +101,14 @@ class Visitor:
             clock=clock,
             logger=logger,
         )
-        self._key = key
+        self.key = key
         self._store = store
         self._courier = courier
         self._ids = ids
         self.logger = logger
         self._filter = settings.on_before_event_send
-        self._event_room = event_room(settings.max_body_bytes)
+        self._event_room = event_room(settings.max_body_bytes, V2 if settings.authenticated else V1)
+        self._one_primary = settings.authenticated
         self._keeps_identity = True
         self._departing: deque[EventCommand | _CustomerIds] = deque()
         self._leaving: EventCommand | _CustomerIds | None = None
@@ -123,6 +125,16 @@ class Visitor:
         if wish != "all":
             self.identity.erase()
             self._recall()
+
+    def refused_elsewhere(self) -> None:
+        """Take note that the visitor declined, or was forgotten, in another process: nothing that waits may be sent.
+
+        What the visitor says now is read from the store; until then events wait.
+        """
+        self.gate.forget()
+        self.identity.erase()
+        self._recall()
+        self._own(self.keeper.read_again(), "alloy-preference-again")
 
     def _recall(self) -> None:
         in_slices(self.open_commands(), self._end_if_refused)
@@ -150,6 +162,33 @@ class Visitor:
             self._start_departure()
         else:
             self._hand_over(command)
+
+    def carry(self, command: EventCommand) -> None:
+        """Hand an event on that is ready for the wire."""
+        self._courier.accept(command)
+
+    def no_longer_stored(self, command: EventCommand) -> None:
+        """Erase an event from the durable outbox, where it has ended."""
+        self._courier.no_longer_stored(command)
+
+    def recover(self, claimed: Claimed) -> EventCommand:
+        """Take over an event that an earlier start, or a dead worker, has left in a durable outbox.
+
+        It goes before everything that this process was called with: it is older. Nobody awaits it; a failure is logged.
+        """
+        event = claimed.event
+        command = EventCommand(
+            self,
+            event_id=event.event_id,
+            body=event.body,
+            names_person=event.names_person,
+            needs_answer=event.needs_answer,
+            called_at=self.clock.monotonic(),
+            future=CommandFuture(self.failures),
+        )
+        command.recover(claimed.key, age=self.clock.time() - event.accepted_at)
+        self._courier.accept(command)
+        return command
 
     def withdraw(self, command: EventCommand) -> None:
         """Let an event go whose caller went away."""
@@ -267,7 +306,7 @@ class Visitor:
 
     def _rebuild(self, command: EventCommand, content: dict[str, Any], query: object) -> None:
         try:
-            parts = rebuild_event(content, command.event_id, query)
+            parts = rebuild_event(content, command.event_id, query, one_primary=self._one_primary)
         except Unfit as unfit:
             problem = f"on_before_event_send left something that cannot be sent: {unfit.problem}"
             command.fail(InvalidCommand(command.name, problem, path=unfit.where()))
@@ -328,7 +367,7 @@ class Visitor:
             return  # consent may have gone since the task was made that asks for it
         epoch = self.gate.epoch
         try:
-            stored = await self._store.load_identity(self._key)
+            stored = await self._store.load_identity(self.key)
         except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
             self.logger.warning("%s; going on with an identity for this run", describe_store_error(error))
             self._keeps_identity = False  # what is kept may be fine, and must not be written over
@@ -343,7 +382,7 @@ class Visitor:
         if self.identity.fpid is None or not self._keeps_identity or not self.gate.is_opted_in:
             return
         try:
-            await self._store.save_identity(self._key, self.identity.snapshot())
+            await self._store.save_identity(self.key, self.identity.snapshot())
         except Exception as error:  # noqa: BLE001 - as above
             self.logger.warning("%s; the identity holds until the process ends", describe_store_error(error))
 

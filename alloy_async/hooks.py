@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Literal, TypeAlias
 
+from .edge.breaker import Circuit
 from .errors import AlloyError, ConfigurationError
 
 __all__ = [
+    "CircuitChanged",
     "Delivered",
     "Failed",
     "Hook",
@@ -25,6 +27,7 @@ __all__ = [
     "Parked",
     "Refused",
     "Released",
+    "Retrying",
     "Sending",
 ]
 
@@ -87,6 +90,34 @@ class Sending(Moment):
 
 
 @dataclass(frozen=True, slots=True)
+class Retrying(Moment):
+    """An attempt failed, and another one will follow.
+
+    Attributes:
+        attempt: how many attempts were made.
+        wait: seconds until the next one.
+        error: what the attempt ended with.
+    """
+
+    attempt: int
+    wait: float
+    error: AlloyError
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChanged:
+    """The endpoint went down, is being probed, or is back.
+
+    Attributes:
+        endpoint: its address.
+        circuit: ``closed``: requests flow; ``open``: none starts; ``half-open``: one probes it.
+    """
+
+    endpoint: str
+    circuit: Circuit
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered(Moment):
     """The edge took the event.
 
@@ -110,16 +141,19 @@ class Failed(Moment):
 
 @dataclass(frozen=True, slots=True)
 class Lost(Moment):
-    """The event ended without being tried.
+    """The event ended without an answer of the edge.
 
     Attributes:
-        reason: ``expired``, ``overflowed``, ``cancelled``, ``withheld`` or ``closed``.
+        reason: ``expired``, ``overflowed``, ``cancelled``, ``withheld``, ``closed``, or ``kept`` for one that is on disk
+            when the instance is closed, for the next start.
     """
 
-    reason: Literal["expired", "overflowed", "cancelled", "withheld", "closed"]
+    reason: Literal["expired", "overflowed", "cancelled", "withheld", "closed", "kept"]
 
 
-Record: TypeAlias = Parked | Released | Refused | Sending | Delivered | Failed | Lost
+Record: TypeAlias = (
+    Parked | Released | Refused | Sending | Retrying | CircuitChanged | Delivered | Failed | Lost
+)
 
 Hook: TypeAlias = Callable[[Record], object]
 """Takes a record; what it returns is ignored."""

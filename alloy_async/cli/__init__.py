@@ -7,6 +7,7 @@ import typer
 from .. import __version__
 from .consent import app as consent
 from .demo import demo
+from .outbox import app as outbox
 from .send import send
 from .serve import serve
 
@@ -45,3 +46,4 @@ app.command()(demo)
 app.command()(serve)
 app.command()(send)
 app.add_typer(consent, name="consent")
+app.add_typer(outbox, name="outbox")

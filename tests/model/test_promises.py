@@ -11,7 +11,7 @@ import asyncio
 import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
-from world import ANSWERS, MAX_AGE, MAX_PARKED, MAX_QUEUED, PARKED_TTL, Call, World
+from world import ANSWERS, MAX_AGE, MAX_PARKED, MAX_QUEUED, PARKED_TTL, Call, Mortal, World
 
 from alloy_async import (
     Alloy,
@@ -26,6 +26,7 @@ from alloy_async import (
     _visitor,
 )
 from alloy_async._consent import _opt_in
+from alloy_async.outbox import LEASE
 from alloy_async.testing import CountingIds, ManualClock
 
 ENOUGH_TURNS = 60
@@ -53,6 +54,9 @@ class Promises(RuleBasedStateMachine):
         self.choices: list[tuple[str, str, asyncio.Future]] = []
         self.said: dict[str, set[str]] = {name: set() for name in self.world.people}
         self.accepted = dict.fromkeys(self.world.people, 0)
+        self.durable = False
+        self.buried: list[Alloy] = []
+        self.mortals: dict[str, list[Mortal]] = {}
 
     def cut_slices(self, size: int) -> None:
         for module in (_slices, _opt_in, _courier, _visitor):
@@ -68,12 +72,17 @@ class Promises(RuleBasedStateMachine):
     async def open_instance(self, name: str) -> None:
         alloy = self.alloys[name] = Alloy()
         self.accepted[name] = 0
+        mortals = [Mortal(self.world.edge), Mortal(self.world.store)]
+        if self.durable:
+            mortals.append(Mortal(self.world.outbox()))
+        self.mortals[name] = mortals
         configured = alloy.configure(
+            outbox=mortals[2] if self.durable else "memory",
             config_id=f"datastream-{name.removesuffix('@AdobeOrg')}",
             ims_org_id=name,
             opt_in_enabled=True,
-            transport=self.world.edge,
-            store=self.world.store,
+            transport=mortals[0],
+            store=mortals[1],
             clock=self.clock,
             ids=self.ids,
             max_parked=MAX_PARKED,
@@ -86,8 +95,9 @@ class Promises(RuleBasedStateMachine):
         self.world.store.go_on()
         await configured
 
-    @initialize(size=st.sampled_from([2, 500]))
-    def begin(self, size) -> None:
+    @initialize(size=st.sampled_from([2, 500]), durable=st.booleans())
+    def begin(self, size, durable) -> None:
+        self.durable = durable
         self.slice = (
             size  # 2: long work is cut into slices even here, so that everything else happens in between
         )
@@ -97,22 +107,23 @@ class Promises(RuleBasedStateMachine):
 
     # What people and applications do
 
-    @rule(target=calls, name=people, asks=st.booleans())
-    def event(self, name, asks):
-        return self.run(self._event(name, asks))
+    @rule(target=calls, name=people, asks=st.booleans(), stored=st.booleans())
+    def event(self, name, asks, stored):
+        return self.run(self._event(name, asks, stored))
 
-    async def _event(self, name, asks):
+    async def _event(self, name, asks, stored=False):
         person, alloy = self.world.people[name], self.alloys[name]
         number = len(person.calls)
         before = alloy.statistics()
-        future = alloy.event(type=f"{name} {number}", xdm={"n": "x" * 300}, view_start=asks)
+        ack = "stored" if stored and self.durable else "delivered"
+        future = alloy.event(type=f"{name} {number}", xdm={"n": "x" * 300}, view_start=asks, ack=ack)
         assert isinstance(future, asyncio.Future)
         call = Call(number, person.refusals, future)
         person.calls.append(call)
         self.accepted[name] += 1
-        if person.said == "none" and not self.expired(name):
+        if person.said == "none" and person.heard and not self.expired(name):
             assert isinstance(self.failure(call), ConsentDeclined), "a later event is refused too"
-        if before.parked >= MAX_PARKED and person.said == "pending":
+        if before.parked >= MAX_PARKED and person.said == "pending" and person.heard:
             assert isinstance(self.failure(call), ParkingFull | ConsentDeclined), (
                 "the bound of parking is kept"
             )
@@ -126,7 +137,7 @@ class Promises(RuleBasedStateMachine):
         person, alloy = self.world.people[name], self.alloys[name]
         choice = word.lower() if isinstance(word, str) and word.lower() in {"all", "none"} else None
         if choice is not None:
-            person.said, person.said_at = choice, self.clock.time()
+            person.said, person.said_at, person.heard = choice, self.clock.time(), True
         person.refusals += choice == "none"
         under_way = alloy.statistics().sending
         future = alloy.opt_in(purposes=word)
@@ -149,7 +160,7 @@ class Promises(RuleBasedStateMachine):
 
     async def _forget(self, name):
         person = self.world.people[name]
-        person.said = "pending"
+        person.said, person.heard = "pending", True
         person.refusals += 1
         self.choices.append((name, None, self.alloys[name].forget()))
         self.said[name].add("pending")
@@ -242,9 +253,43 @@ class Promises(RuleBasedStateMachine):
         if quietly:
             self.world.edge.release()
         await self.close(name)
+        await self._start_again(name)
+
+    @precondition(lambda self: self.durable)
+    @rule(name=people, leases_run_out=st.booleans())
+    def kill(self, name, leases_run_out):
+        self.run(self._kill(name, leases_run_out))
+
+    async def _kill(self, name, leases_run_out):
+        """Nothing of the process goes on, from this moment; what it has on the shelf stays."""
+        for mortal in self.mortals[name]:
+            mortal.dead = True
+        kept = self.world.kept_numbers(name)
+        for call in self.world.people[name].calls:
+            call.killed = call.killed or not call.future.done()
+            call.cancelled = call.cancelled and call.number not in kept  # it had not come to erasing it
+        self.buried.append(self.alloys.pop(name))
+        if leases_run_out:
+            await self._advance(LEASE + 1)
+        await self._start_again(name)
+
+    @precondition(lambda self: self.durable and not self.world.store.slow)
+    @rule(name=people)
+    def refuse_elsewhere(self, name):
+        self.run(self._refuse_elsewhere(name))
+
+    async def _refuse_elsewhere(self, name):
+        person = self.world.people[name]
+        person.said, person.said_at, person.heard = "none", self.clock.time(), False
+        person.refusals += 1
+        self.said[name].add("none")
+        await self.world.refuse_elsewhere(name)
+
+    async def _start_again(self, name):
         person = self.world.people[name]
         kept = self.world.store.kept(name)
         self.world.store.failing = False
+        person.heard = True
         valid = kept is not None and self.clock.time() < kept.expires_at
         person.said, person.said_at = (kept.purposes, kept.chosen_at) if valid else ("pending", 0.0)
         await self.open_instance(name)
@@ -263,7 +308,7 @@ class Promises(RuleBasedStateMachine):
         self.world.edge.release()
         summary = await closing
         assert summary.open == 0, "nothing is open after aclose"
-        assert all(call.future.done() for call in self.world.people[name].calls), (
+        assert all(call.future.done() or call.killed for call in self.world.people[name].calls), (
             "nothing is pending after aclose"
         )
         assert isinstance(alloy.event(type="late").exception(), AlloyClosed)
@@ -285,7 +330,7 @@ class Promises(RuleBasedStateMachine):
     def books_add_up(self):
         for name, alloy in self.alloys.items():
             books = alloy.statistics()
-            assert books.accepted == self.accepted[name] == books.ended + books.open
+            assert books.accepted == self.accepted[name] + books.recovered == books.ended + books.open
             assert min(books.parked, books.queued, books.sending) >= 0
 
     @invariant()
@@ -293,7 +338,7 @@ class Promises(RuleBasedStateMachine):
         for alloy in self.alloys.values():
             books = alloy.statistics()
             assert books.parked <= MAX_PARKED
-            assert books.queued <= MAX_QUEUED + MAX_PARKED
+            assert books.queued <= MAX_QUEUED + MAX_PARKED + books.recovered
 
     @invariant()
     def futures_end_once(self):
@@ -317,8 +362,22 @@ class Promises(RuleBasedStateMachine):
     def delivered_means_that_the_edge_took_it(self):
         for name, person in self.world.people.items():
             for call in person.calls:
-                if call.future.done() and not call.future.cancelled() and call.future.exception() is None:
+                result = self.result(call)
+                if result is not None and not result.stored:
                     assert call.number in self.world.arrived[name]
+
+    @invariant()
+    def stored_means_that_it_is_kept_until_the_edge_took_it(self):
+        for name, person in self.world.people.items():
+            kept = self.world.kept_numbers(name)
+            for call in person.calls:
+                result = self.result(call)
+                if result is not None and result.stored and call.refusals == person.refusals:
+                    assert call.number in self.world.arrived[name] or call.number in kept
+
+    def result(self, call):
+        ended = call.future.done() and not call.future.cancelled()
+        return call.future.result() if ended and call.future.exception() is None else None
 
     @invariant()
     def choices_are_durable(self):
@@ -347,6 +406,10 @@ class Promises(RuleBasedStateMachine):
     def teardown(self):
         for name in list(self.alloys):
             self.run(self.close(name))
+        for worker in self.world.shelf.workers:
+            assert worker.lease_until <= self.clock.time() or not worker.events or self.buried, (
+                "left to others"
+            )
         self.cut_slices(USUAL_SLICE)
         self.runner.close()
         self.nothing_forbidden_happened()

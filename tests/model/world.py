@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from alloy_async import ConsentStoreError, NetworkError
 from alloy_async.edge import EdgeResponse
-from alloy_async.stores import MemoryStore
+from alloy_async.outbox import MemoryOutbox, MemoryShelf
+from alloy_async.stores import MemoryStore, Preference, VisitorKey
 from alloy_async.testing import RecordingEdge
 
 MAX_PARKED = 6
@@ -21,7 +23,12 @@ REFUSES_FIRST = (
 )
 ANSWERS = {
     "server error": lambda: EdgeResponse(500, {}, b"oops"),
+    "busy": lambda: EdgeResponse(503, {}, b"busy"),
+    "later": lambda: EdgeResponse(429, {"retry-after": "2"}, b""),
     "unreachable": lambda: NetworkError("http://edge", "reset"),
+    "minds its input": lambda: EdgeResponse(
+        400, {}, b'{"type":"https://ns.adobe.com/aep/errors/EXEG-0102-400","title":"no"}'
+    ),
     "refuses the first event": lambda: EdgeResponse(422, {}, REFUSES_FIRST),
     "lacks consent": lambda: EdgeResponse(
         200, {}, b'{"handle":[],"warnings":[{"type":"https://ns.adobe.com/aep/errors/EXEG-0301-200"}]}'
@@ -39,6 +46,7 @@ class Person:
     said: str = "pending"
     said_at: float = 0.0
     refusals: int = 0
+    heard: bool = True
     calls: list[Call] = field(default_factory=list)
 
     def consents(self, store: MemoryStore, now: float) -> bool:
@@ -55,7 +63,33 @@ class Call:
     refusals: int
     future: Any
     cancelled: bool = False
+    killed: bool = False
     ended_as: object = None
+
+
+class Mortal:
+    """Whatever an instance uses, until the process is killed: then no call reaches it, and none returns."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if not asyncio.iscoroutinefunction(method):
+            return method
+
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            await self._live()
+            result = await method(*arguments, **keywords)
+            await self._live()
+            return result
+
+        return call
+
+    async def _live(self) -> None:
+        if self.dead:
+            await asyncio.get_running_loop().create_future()
 
 
 class FaultyStore(MemoryStore):
@@ -131,9 +165,33 @@ class World:
         self.people = {name: Person(name) for name in ("one@AdobeOrg", "two@AdobeOrg")}
         self.store = FaultyStore(self)
         self.edge = CheckingEdge(self)
+        self.shelf = MemoryShelf()
         self.violations: list[str] = []
         self.identities: dict[str, str] = {}
         self.arrived: dict[str, list[int]] = {name: [] for name in self.people}
+
+    def outbox(self) -> MemoryOutbox:
+        """Return an outbox for one more worker; all share their events."""
+        return MemoryOutbox(self.shelf, clock=self.clock, max_events=MAX_QUEUED + MAX_PARKED)
+
+    def kept_numbers(self, organisation: str) -> set[int]:
+        """Return the numbers of a person's events that are on the shelf, of whatever worker."""
+        return {
+            int(json.loads(event.body)["xdm"]["eventType"].partition(" ")[2])
+            for worker in self.shelf.workers
+            for event in worker.events.values()
+            if event.visitor.organisation == organisation
+        }
+
+    async def refuse_elsewhere(self, organisation: str) -> None:
+        """Let another process refuse for a person: events first, then the choice, as ours does."""
+        other = self.outbox()
+        await other.open()
+        key = VisitorKey(organisation, f"datastream-{organisation.removesuffix('@AdobeOrg')}")
+        await other.erase(key)
+        await other.aclose()
+        now = self.clock.time()
+        await MemoryStore.save_preference(self.store, key, Preference("none", now, now + MAX_AGE))
 
     def check_consent(self, organisation: str, deed: str) -> None:
         person = self.people[organisation]

@@ -178,15 +178,17 @@ async def test_an_ignored_event_was_declined_at_the_edge(open_alloy, edge):
 @pytest.mark.parametrize(
     "failure", [NetworkError("http://edge", "reset"), ZeroDivisionError("in a transport")]
 )
-async def test_whatever_a_transport_raises_ends_in_a_documented_error(open_alloy, edge, failure):
+async def test_whatever_a_transport_raises_ends_in_a_documented_error(options, edge, failure):
     """A foreign exception never reaches a future, and never leaves one pending."""
-    edge.answers.append(failure)
-    event = open_alloy.event()
-    await settle()
-    error = event.exception()
-    assert isinstance(error, NetworkError)
-    assert error.__cause__ is None
-    await open_alloy.event()
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False, "max_attempts": 1})
+        edge.answers.append(failure)
+        event = alloy.event()
+        await settle()
+        error = event.exception()
+        assert isinstance(error, NetworkError)
+        assert error.__cause__ is None
+        await alloy.event()
 
 
 async def test_a_mistake_of_ours_leaves_no_future_pending(open_alloy, edge, monkeypatch):

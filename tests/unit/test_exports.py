@@ -30,6 +30,7 @@ NAMES = [
     "NotConfigured",
     "OptInState",
     "OptInStatistics",
+    "OutboxError",
     "OutboxFull",
     "ParkingFull",
     "Settings",

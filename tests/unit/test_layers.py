@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,34 +15,97 @@ import alloy_async
 PACKAGE = Path(alloy_async.__file__).parent
 FRONT = "alloy_async"
 
-WORDS = ["errors", "_clock", "_options", "_version", "_json", "_slices", "settings", "_futures"]
-RULES = ["_consent._rules", "_event", "_ledger", "_spellings", "hooks", "identity"]
-BORDERS = ["edge", "edge.protocol", "edge.transport", "outbox", "outbox.memory", "stores.base"]
+WORDS = [
+    "errors",
+    "edge.breaker",
+    "_clock",
+    "_options",
+    "_version",
+    "_json",
+    "_process",
+    "_slices",
+    "settings",
+    "_futures",
+]
+RULES = [
+    "_consent._rules",
+    "_event",
+    "_ledger",
+    "_spellings",
+    "edge._answers",
+    "edge.retry",
+    "hooks",
+    "identity",
+]
+BORDERS = [
+    "edge",
+    "edge._loop_bound",
+    "edge._trust",
+    "edge.protocol",
+    "edge.transport",
+    "outbox._admission",
+    "outbox.base",
+    "stores.base",
+]
 ROOMS = [
     "_consent",
     "_consent._opt_in",
     "_database",
+    "_line",
+    "edge._aiohttp",
     "edge._httpx",
+    "outbox",
+    "outbox._damage",
+    "outbox._seat",
+    "outbox._sweeper",
+    "outbox._tables",
+    "outbox.memory",
+    "outbox.sqlite",
     "stores",
     "stores.memory",
     "stores.sqlite",
 ]
-ENGINE = ["edge.client", "_commands", "_courier", "_preference", "_visitor"]
+ENGINE = [
+    "edge.token",
+    "edge.client",
+    "_commands",
+    "_batch",
+    "_outbox_keeper",
+    "_courier",
+    "_preference",
+    "_erasing",
+    "_visitor",
+]
 FACE = ["_engine", "_client", FRONT]
 ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE]
 
 IN_ORDER = (WORDS, ENGINE, FACE)
 """Rows in which a module may import those that stand before it. In the others neighbours do not know one another."""
 
+OUTBOX_FILE = (
+    "_database",
+    "outbox._tables",
+    "outbox._damage",
+    "outbox._seat",
+    "outbox._sweeper",
+    "outbox.sqlite",
+)
+"""One room in several modules: the file, its tables, a damaged file, a worker, sweeping, and the outbox itself."""
+
 NEIGHBOURS = {
     ("edge.protocol", "edge.transport"),  # the protocol of its own row
+    ("outbox.base", "stores.base"),  # whose an event is, in the words of the stores
+    ("outbox._admission", "outbox.base"),  # as above
     ("stores.sqlite", "_database"),  # one room in two modules: what is kept, and how a file is used
+    *((upper, lower) for lower, upper in combinations(OUTBOX_FILE, 2)),
 }
 
 DOORS = ["__main__", "cli", "devserver", "samples", "testing"]
 """Packages and modules that use the library as anybody does."""
 
 HOMES = {
+    "aiohttp": ("edge._aiohttp",),
+    "certifi": ("edge._aiohttp",),
     "httpx": ("edge._httpx",),
     "orjson": ("_json",),
     "pydantic": ("settings",),

@@ -1,0 +1,364 @@
+"""Keeping released events in a durable outbox: written in groups, by one worker among several.
+
+Theory of operation. Released events gather while a group is being written; the next group is whatever has gathered, so
+that a busy process pays for one commit and not for one an event. What has ended is erased along with the next group.
+The worker renews its lease while the instance lives, and takes over what dead workers have left.
+
+Others may withdraw, purge or take over events at any time. They leave a higher *epoch* in the outbox. It is looked at
+right before each request is written; when it has changed nothing is sent until ``changes`` has told what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from copy import copy
+
+from ._clock import Cancellable, Clock
+from ._commands import EventCommand
+from ._consent._rules import Verdict
+from .errors import ConsentDeclined, OutboxError, OutboxFull
+from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
+
+__all__ = ["OutboxKeeper"]
+
+GROUP = 1_000
+"""Events that are written in one step at most; about 10 ms of work for the disk's thread."""
+
+CLAIM = 2_000
+CLAIM_SIZE = 4_194_304
+"""Events, and bytes of them, that are taken over in one step."""
+
+LAZY = 0.05
+"""Seconds that keys of ended events wait for company. Losing them costs a repetition under the same ``_id``."""
+
+AGAIN = 1.0
+"""Seconds until something is tried again that the disk has refused."""
+
+
+class OutboxKeeper:
+    """Stores events, erases those that ended, and hears what other workers did.
+
+    Args:
+        outbox: where events are kept.
+        limits: ``max_queued`` and ``max_queued_bytes`` by these names, for the error that tells of a full outbox.
+        clock: where time comes from.
+        logger: hears of what goes wrong without harm.
+    """
+
+    def __init__(
+        self, outbox: Outbox, *, limits: dict[str, int], clock: Clock, logger: logging.Logger
+    ) -> None:
+        self._outbox = outbox
+        self._limits = limits
+        self._clock = clock
+        self._logger = logger
+        self._epoch = 0
+        self._erased: dict[VisitorKey, int] = {}
+        self._unwritten: list[EventCommand] = []
+        self._group: list[EventCommand] = []
+        self._ended: list[int] = []
+        self._mine: dict[int, EventCommand] = {}
+        self._writing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Task[None] | None = None
+        self._lazy: Cancellable | None = None
+        self._heart: Cancellable | None = None
+        self._again: Cancellable | None = None
+        self._open = False
+        self._more_to_claim = False
+        self._recovered: set[VisitorKey] = set()
+        self._on_refused: Callable[[VisitorKey], object] = _nothing
+        self._on_claimed: Callable[[Claimed], object] = _nothing
+        self._on_current: Callable[[], object] = _nothing
+        self._consenting: Callable[[], Collection[VisitorKey]] = tuple
+
+    async def open(
+        self,
+        *,
+        consenting: Callable[[], Collection[VisitorKey]],
+        on_claimed: Callable[[Claimed], object],
+        on_refused: Callable[[VisitorKey], object],
+        on_current: Callable[[], object],
+    ) -> None:
+        """Begin work.
+
+        Args:
+            consenting: returns the visitors that consent now; only theirs is taken over.
+            on_claimed: takes an event that a dead worker, or an earlier start, has left.
+            on_refused: hears that a visitor declined in another process.
+            on_current: hears that sending may go on.
+
+        Raises:
+            OutboxError: the outbox cannot be used.
+        """
+        self._consenting, self._on_claimed = consenting, on_claimed
+        self._on_refused, self._on_current = on_refused, on_current
+        self._epoch = await self._outbox.open()
+        self._open = True
+        self._beat_later()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this worker knows what others did, as far as it can tell; if not, it is being asked."""
+        return self._open and self._looking is None and self._again is None
+
+    def has_recovered(self, visitor: VisitorKey) -> bool:
+        """Return whether all that was left of a visitor has been taken over; until then newer events wait.
+
+        When it has not, taking over begins, and ``on_current`` is called once it is done.
+        """
+        if visitor in self._recovered:
+            return True
+        self.claim()
+        return False
+
+    # Storing and erasing
+
+    def put(self, command: EventCommand) -> None:
+        """Store an event soon; ``command.stored`` tells it when it is safe."""
+        self._unwritten.append(command)
+        self._start_writing()
+
+    def ended(self, command: EventCommand) -> None:
+        """Erase an event soon, which was delivered, failed or was withdrawn."""
+        if command.key is not None:
+            self._mine.pop(command.key, None)
+            self._ended.append(command.key)
+            if self._more_to_claim and len(self._mine) < CLAIM:
+                self.claim()
+            if self._lazy is None and self._open:
+                self._lazy = self._clock.call_later(LAZY, self._write_ended)
+
+    def unwritten(self) -> list[EventCommand]:
+        """Return the events that are not stored yet."""
+        return [*self._group, *self._unwritten]
+
+    def _write_ended(self) -> None:
+        self._lazy = None
+        self._start_writing()
+
+    def _start_writing(self) -> None:
+        if self._writing is None and self._open:
+            self._writing = asyncio.Task(self._write(), name="alloy-outbox-write")
+
+    async def _write(self) -> None:
+        """Write groups until nothing has gathered."""
+        try:
+            while self._unwritten or self._ended:
+                if not await self._write_group() and not self._unwritten:
+                    return
+        finally:
+            self._writing = None
+
+    async def _write_group(self) -> bool:
+        """Write what has gathered; return whether it was written."""
+        gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
+        group = self._group = [command for command in gathered if _is_wanted(command)]
+        ended, self._ended = self._ended, []
+        try:
+            stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
+        except OutboxError as error:
+            self._group = []
+            self._not_written(group, ended, error)
+            return False
+        # Only now: a cancelled write may still be carried out, and what it held must neither be forgotten nor repeated.
+        self._group = []
+        self._written(group, stored)
+        return True
+
+    def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
+        started = (
+            self._clock.time() - self._clock.monotonic()
+        )  # what outlives the process goes by the wall clock
+        return [_row(command, started + command.released_at) for command in group]
+
+    def _written(self, group: list[EventCommand], stored: Stored) -> None:
+        for command, key in zip(group, stored.keys, strict=True):
+            if key is None:
+                self._turned_away(command, stored)
+                continue
+            command.key = key
+            if command.ended:
+                self.ended(command)  # it was withdrawn while it was being written
+            else:
+                self._mine[key] = command
+                command.stored()
+
+    def _turned_away(self, command: EventCommand, stored: Stored) -> None:
+        if command.visitor.key in stored.refused:
+            self.look()
+            command.fail(ConsentDeclined(command.name))
+        else:
+            bound = stored.bound or "max_queued"
+            command.fail(OutboxFull(command.name, bound, self._limits[bound]))
+
+    def _not_written(self, group: list[EventCommand], ended: list[int], error: OutboxError) -> None:
+        self._ended = ended + self._ended
+        if self._lazy is None:
+            self._lazy = self._clock.call_later(AGAIN, self._write_ended)
+        for command in group:
+            command.fail(copy(error))
+
+    # What others did
+
+    def may_send(self) -> bool:
+        """Return whether a request may be written now; when not, find out why."""
+        if self.is_current and self._outbox.may_send(self._epoch):
+            return True
+        self.look()
+        return False
+
+    def look(self) -> None:
+        """Ask what others did; nothing is sent meanwhile."""
+        if self._looking is None and self._open:
+            self._call_off_again()
+            self._looking = asyncio.Task(self._look(), name="alloy-outbox-look")
+
+    async def _look(self) -> None:
+        try:
+            await self._outbox.renew()
+            self._apply(await self._outbox.changes(self._epoch))
+        except OutboxError as error:
+            self._logger.error("%s; nothing is sent until it can be read", error)
+            self._again = self._clock.call_later(AGAIN, self._look_again)
+        finally:
+            self._looking = None
+        if self._again is None:
+            self._on_current()
+
+    def _look_again(self) -> None:
+        self._again = None
+        self.look()
+
+    def _apply(self, changes: Changes) -> None:
+        self._epoch = changes.epoch
+        for visitor, epoch in changes.refused.items():  # first: their events are gone too, and end as refused
+            if epoch > self._erased.get(visitor, 0):  # not by this worker itself
+                self._on_refused(visitor)
+        for key in changes.gone:
+            command = self._mine.pop(key, None)
+            if command is not None and command.stage == "queued":
+                command.key = None
+                problem = "it was purged, or another worker has taken it over."
+                command.fail(OutboxError("keep", "that is shared", problem))
+
+    async def erase(self, visitor: VisitorKey) -> None:
+        """Erase a visitor's events, of whatever worker.
+
+        Raises:
+            OutboxError: it could not be done.
+        """
+        epoch = await self._outbox.erase(visitor)
+        self._erased[visitor] = epoch
+        if epoch == self._epoch + 1:
+            self._epoch = epoch  # nothing else has happened
+        else:
+            self.look()
+
+    async def shelf(self) -> Shelf:
+        """Return how the outbox stands."""
+        return await self._outbox.shelf()
+
+    # The lease, and what dead workers have left
+
+    def _beat_later(self) -> None:
+        self._heart = self._clock.call_later(LEASE / 3, self._beat)
+
+    def _beat(self) -> None:
+        self._beat_later()
+        self.claim()
+
+    def claim(self) -> None:
+        """Renew the lease, and take over what belongs to no living worker."""
+        if self._claiming is None and self._open:
+            self._claiming = asyncio.Task(self._claim(), name="alloy-outbox-claim")
+
+    async def _claim(self) -> None:
+        try:
+            if not await self._outbox.renew():
+                self.look()
+            await self._take_over()
+        except OutboxError as error:
+            self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
+        finally:
+            self._claiming = None
+
+    async def _take_over(self) -> None:
+        """Take over as much as memory should hold; the rest follows as these events end."""
+        self._more_to_claim = False
+        while visitors := self._consenting():
+            claimed = await self._outbox.claim(visitors, count=CLAIM, size=CLAIM_SIZE)
+            for one in claimed:
+                self._on_claimed(one)
+            if not claimed:
+                self._recovered.update(visitors)
+                self._on_current()
+                return
+            if len(self._mine) >= CLAIM:
+                self._more_to_claim = True
+                return
+
+    def adopt(self, command: EventCommand) -> None:
+        """Take note of an event that was taken over."""
+        if command.key is not None:
+            self._mine[command.key] = command
+
+    # The end
+
+    async def finish(self) -> None:
+        """Write what has gathered, and stop taking over."""
+        self._call_off_timers()
+        await _end(self._claiming)
+        self._start_writing()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def aclose(self) -> None:
+        """Stop; what is kept is left to others."""
+        self._open = False
+        self._call_off_timers()
+        for task in (self._claiming, self._looking, self._writing):
+            await _end(task)
+        await self._outbox.aclose()
+
+    def _call_off_timers(self) -> None:
+        for timer in (self._heart, self._lazy):
+            if timer is not None:
+                timer.cancel()
+        self._lazy = None
+        self._call_off_again()
+
+    def _call_off_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+
+def _nothing(*_: object) -> None:
+    """Hear of something before there is anybody to tell."""
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _is_wanted(command: EventCommand) -> bool:
+    """Return whether an event is still to be stored; end it when it has been refused meanwhile."""
+    if command.stage is not None and command.verdict() is Verdict.REFUSE:
+        command.fail(ConsentDeclined(command.name))
+    return command.stage is not None
+
+
+def _row(command: EventCommand, released_at: float) -> OutboxEvent:
+    return OutboxEvent(
+        command.visitor.key,
+        command.event_id,
+        command.body,
+        command.needs_answer,
+        command.names_person,
+        released_at,
+    )

@@ -1,0 +1,324 @@
+"""A durable outbox behind an instance: what is stored when, who sends it, and what others' deeds change."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from common import IDS, settle
+
+from alloy_async import (
+    Alloy,
+    AlloyClosed,
+    ConsentDeclined,
+    InvalidCommand,
+    OutboxError,
+    OutboxFull,
+    _outbox_keeper,
+)
+from alloy_async.edge import EdgeResponse
+from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, VisitorKey
+from alloy_async.stores import Preference
+
+KEY = VisitorKey(IDS["ims_org_id"], IDS["config_id"])
+
+
+class Watched(MemoryOutbox):
+    """Counts what it is asked, and fails as told."""
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.writes = []
+        self.failing = False
+
+    async def write(self, events, ended, *, epoch):
+        if self.failing:
+            raise OutboxError("write", "the test's outbox", "the disk is full.")
+        self.writes.append((len(events), len(ended)))
+        return await super().write(events, ended, epoch=epoch)
+
+
+@pytest.fixture
+def shelf():
+    """What the outboxes of a test share."""
+    return MemoryShelf()
+
+
+@pytest.fixture
+def outbox(shelf, clock):
+    """An outbox that counts."""
+    return Watched(shelf, clock=clock)
+
+
+@pytest.fixture
+async def open_alloy(options, outbox, edge):
+    """An instance with a durable outbox, whose visitor consents."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox})
+        await alloy.opt_in(purposes="all")
+        await alloy.event(type="first")
+        yield alloy
+        edge.release()
+
+
+async def closed(alloy, clock, grace=1.0):
+    closing = asyncio.ensure_future(alloy.aclose(grace=grace))
+    await settle()
+    clock.advance(grace)
+    return await closing
+
+
+async def another(options, shelf, clock, **changes):
+    """Open another worker on the same events."""
+    alloy = Alloy()
+    await alloy.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock)} | changes)
+    return alloy
+
+
+async def test_stored_is_told_before_the_edge_has_answered(open_alloy, edge):
+    """ack="stored" ends when the event is safe; the books wait for its own end."""
+    edge.hold()
+    event = open_alloy.event(type="a", ack="stored")
+    result = await event
+    await settle()
+    assert (result.stored, result.event_id) == (True, edge.events[-1]["xdm"]["_id"])
+    assert open_alloy.statistics().sending == 1
+    edge.release()
+    await open_alloy.flush()
+    assert open_alloy.statistics().delivered == 2
+
+
+async def test_what_was_stored_and_then_failed_is_logged(open_alloy, edge, caplog):
+    """Nobody can await it any more, so the log says it."""
+    edge.answers.append(EdgeResponse(500, {}, b"oops"))
+    await open_alloy.event(ack="stored")
+    await open_alloy.flush()
+    assert open_alloy.statistics().failed == 1
+    await open_alloy.aclose()
+    assert any("1 EdgeError that nobody awaited" in line for line in caplog.messages)
+
+
+async def test_a_busy_process_pays_for_few_writes(open_alloy, outbox):
+    """What gathers while a group is written is the next group, and erasing travels with it."""
+    events = [open_alloy.event(type=str(number)) for number in range(2_500)]
+    for event in events:
+        await event
+    stored = [stored for stored, _ in outbox.writes]
+    assert sum(stored) == 2_501
+    assert len(stored) < 20
+    assert max(stored) <= _outbox_keeper.GROUP
+
+
+async def test_what_was_delivered_is_erased_soon(open_alloy, shelf, clock):
+    """A moment later the outbox is empty."""
+    await open_alloy.event()
+    clock.advance(_outbox_keeper.LAZY)
+    await settle()
+    assert shelf.events == 0
+
+
+async def test_a_full_outbox_is_told(options, shelf, clock, edge):
+    """The bound is that of all workers; what is stored stays."""
+    async with Alloy() as alloy:
+        outbox = MemoryOutbox(shelf, clock=clock, max_events=2)
+        await alloy.configure(**options | {"outbox": outbox, "opt_in_enabled": False})
+        edge.hold()
+        events = [alloy.event(ack="stored") for _ in range(3)]
+        assert [(await event).stored for event in events[:2]] == [True, True]
+        with pytest.raises(OutboxFull, match="max_queued"):
+            await events[2]
+        edge.release()
+
+
+async def test_a_disk_that_fails_is_told_and_harms_nobody_later(open_alloy, outbox):
+    """Events that could not be stored end with the reason; the next ones are stored again."""
+    outbox.failing = True
+    with pytest.raises(OutboxError, match="disk is full"):
+        await open_alloy.event()
+    outbox.failing = False
+    assert (await open_alloy.event(ack="stored")).stored
+
+
+async def test_nothing_is_stored_in_memory_alone(options):
+    """ack="stored" without a durable outbox is a mistake that is named; so is another word."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False})
+        for word in ("stored", "disk"):
+            error = alloy.event(ack=word).exception()
+            assert isinstance(error, InvalidCommand)
+            assert error.path == "ack"
+
+
+async def test_nothing_is_stored_before_consent(options, shelf, clock):
+    """What waits for the visitor's choice is in memory only; a refusal leaves nothing."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock)})
+        event = alloy.event(ack="stored")
+        await settle()
+        assert shelf.events == 0
+        await alloy.opt_in(purposes="none")
+        assert isinstance(event.exception(), ConsentDeclined)
+        assert shelf.events == 0
+
+
+async def test_what_is_left_at_the_end_is_kept_and_sent_first_by_the_next_start(
+    options, shelf, clock, edge, caplog
+):
+    """Under the same id, in order, before anything new; the books of both add up."""
+    first = await another(options, shelf, clock)
+    await first.opt_in(purposes="all")
+    edge.hold()
+    events = [first.event(type=str(number)) for number in range(3)]
+    await settle()
+    books = await closed(first, clock)
+    assert (books.kept, books.failed, books.open) == (3, 0, 0)
+    assert all(isinstance(event.exception(), AlloyClosed) and event.exception().kept for event in events)
+    assert any("3 are kept in the outbox for the next start" in line for line in caplog.messages)
+    sent = [event["xdm"]["_id"] for event in edge.events]
+    edge.release()
+    edge.requests.clear()
+    second = await another(options, shelf, clock)
+    await second.event(type="new")
+    assert edge.event_types == ["0", "1", "2", "new"]
+    assert [event["xdm"]["_id"] for event in edge.events[:3]] == sent
+    books = await second.aclose()
+    assert (books.accepted, books.recovered, books.delivered) == (4, 3, 4)
+
+
+async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monkeypatch):
+    """It is taken over in parts; newer events wait until the last part is here."""
+    monkeypatch.setattr(_outbox_keeper, "CLAIM", 4)
+    first = await another(options, shelf, clock)
+    await first.opt_in(purposes="all")
+    edge.hold()
+    for number in range(30):
+        first.event(type=str(number))
+    await settle()
+    await closed(first, clock)
+    edge.release()
+    edge.requests.clear()
+    second = await another(options, shelf, clock)
+    await second.event(type="new")
+    assert edge.event_types == [*map(str, range(30)), "new"]
+    await second.aclose()
+
+
+async def test_events_of_a_dead_worker_are_taken_over(options, shelf, clock, edge):
+    """A worker that no longer renews its lease counts as dead; a living one keeps what is its own."""
+    edge.hold()
+    dead = await another(options, shelf, clock)
+    await dead.opt_in(purposes="all")
+    dead.event(type="left behind")
+    await settle()
+    dead._engine._keeper._heart.cancel()  # it is not there any more
+    living = await another(options, shelf, clock)
+    await settle()
+    assert living.statistics().recovered == 0
+    edge.release()
+    edge.hold()
+    for _ in range(4):
+        clock.advance(LEASE / 3)
+        await settle()
+    assert living.statistics().recovered + dead.statistics().delivered >= 1
+    edge.release()
+    await living.aclose()
+    await dead.aclose()
+
+
+async def test_a_refusal_in_another_process_is_seen_before_the_next_transmission(
+    options, shelf, clock, edge, store, open_alloy
+):
+    """What waits here is refused, nothing more is sent, and later events are refused at once."""
+    edge.hold()
+    under_way = open_alloy.event(view_start=True)
+    await settle()
+    waiting = open_alloy.event(type="waits")
+    await settle()
+    other = MemoryOutbox(shelf, clock=clock)
+    await other.open()
+    await other.erase(KEY)
+    await store.save_preference(KEY, Preference("none", clock.time(), clock.time() + 1_000))
+    sent = len(edge.requests)
+    edge.release()
+    clock.advance(1)
+    await settle()
+    assert under_way.exception() is None
+    assert isinstance(waiting.exception(), ConsentDeclined)
+    assert isinstance(open_alloy.event().exception(), ConsentDeclined)
+    assert len(edge.requests) == sent
+
+
+async def test_none_and_all_again_in_another_process_revive_nothing(
+    options, shelf, clock, edge, store, open_alloy
+):
+    """What was called before the refusal stays refused, what is called after the new yes is sent."""
+    other = MemoryOutbox(shelf, clock=clock)
+    await other.open()
+    edge.hold()
+    open_alloy.event(view_start=True)
+    await settle()
+    before = open_alloy.event(type="before")
+    await settle()
+    await other.erase(KEY)
+    await store.save_preference(KEY, Preference("all", clock.time(), clock.time() + 1_000))
+    edge.release()
+    clock.advance(1)
+    await settle()
+    assert isinstance(before.exception(), ConsentDeclined)
+    await open_alloy.event(type="after")
+    assert "before" not in edge.event_types
+    assert edge.event_types[-1] == "after"
+
+
+async def test_an_event_that_was_purged_elsewhere_is_not_sent(open_alloy, shelf, clock, edge):
+    """The worker notices before its next transmission, and tells the caller."""
+    edge.answers.append(EdgeResponse(503, {"retry-after": "10"}, b""))
+    event = open_alloy.event()
+    await settle()
+    for worker in shelf.workers:
+        shelf.remove(worker, list(worker.events))
+    shelf.epoch += 1
+    clock.advance(10)
+    await settle()
+    error = event.exception()
+    assert isinstance(error, OutboxError)
+    assert error.action == "keep"
+    assert len(edge.requests) == 2
+
+
+async def test_what_was_refused_is_erased_by_the_next_start(options, shelf, clock, edge, store):
+    """A process was killed between writing the refusal and erasing the events; the next one finishes that."""
+    first = await another(options, shelf, clock)
+    await first.opt_in(purposes="all")
+    edge.hold()
+    first.event()
+    await settle()
+    await closed(first, clock)
+    await store.save_preference(KEY, Preference("none", clock.time(), clock.time() + 1_000))
+    second = await another(options, shelf, clock)
+    await settle()
+    assert shelf.events == 0
+    await second.aclose()
+
+
+async def test_an_outbox_that_cannot_be_opened_fails_configure(options, clock):
+    """The error says what is wrong, and configure may be called again."""
+
+    class Broken(MemoryOutbox):
+        async def open(self):
+            raise OutboxError("open", "the test's outbox", "it is not there.")
+
+    async with Alloy() as alloy:
+        with pytest.raises(OutboxError, match="not there"):
+            await alloy.configure(**options | {"outbox": Broken(clock=clock)})
+        await alloy.configure(**options | {"outbox": MemoryOutbox(clock=clock), "opt_in_enabled": False})
+        await alloy.event()
+
+
+async def test_the_outbox_can_be_asked_how_it_stands(open_alloy, options):
+    """Durable or not, the same command answers."""
+    shelf = await open_alloy.get_outbox_info()
+    assert (shelf.workers, shelf.erasing) == (1, False)
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        assert (await alloy.get_outbox_info()).events == 0
