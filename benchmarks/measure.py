@@ -25,6 +25,7 @@ class Finding:
         reference: what it is compared with, in the same unit.
         ratio: ours over the reference, from pairs measured next to each other.
         reach: upper bound of the ratio, or of the value where there is no reference; None: only to be known.
+        at_least: whether ``reach`` is a lower bound instead.
     """
 
     question: str
@@ -33,13 +34,15 @@ class Finding:
     reference: float | None = None
     ratio: float | None = None
     reach: float | None = None
+    at_least: bool = False
 
     @property
     def verdict(self) -> str:
         """Whether the bound is kept."""
         if self.reach is None:
             return ""
-        return "yes" if (self.value if self.ratio is None else self.ratio) <= self.reach else "NO"
+        found = self.value if self.ratio is None else self.ratio
+        return "yes" if (found >= self.reach if self.at_least else found <= self.reach) else "NO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,12 @@ class Spent:
 
 
 def compare(
-    question: str, unit: str, pairs: list[tuple[float, float]], *, reach: float | None = None
+    question: str,
+    unit: str,
+    pairs: list[tuple[float, float]],
+    *,
+    reach: float | None = None,
+    at_least: bool = False,
 ) -> Finding:
     """Make a finding of pairs (ours, reference) that were measured next to each other.
 
@@ -59,7 +67,9 @@ def compare(
     """
     ours, references = zip(*pairs, strict=True)
     ratio = statistics.median(own / other for own, other in pairs)
-    return Finding(question, statistics.median(ours), unit, statistics.median(references), ratio, reach)
+    return Finding(
+        question, statistics.median(ours), unit, statistics.median(references), ratio, reach, at_least
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from purchase import PURCHASE
 
@@ -36,12 +37,15 @@ class NeverAnswers(AnswersAtOnce):
 
 
 @asynccontextmanager
-async def waiting_for_consent(transport: AnswersAtOnce, *, events: int = 0) -> AsyncIterator[Alloy]:
+async def waiting_for_consent(
+    transport: AnswersAtOnce, *, events: int = 0, **options: Any
+) -> AsyncIterator[Alloy]:
     """Give an instance that waits for consent, with events parked that nobody awaits.
 
     Args:
         transport: its way to the edge.
         events: how many events are parked.
+        options: more options of ``configure``.
     """
     logging.getLogger("alloy_async").setLevel(
         logging.ERROR
@@ -56,6 +60,7 @@ async def waiting_for_consent(transport: AnswersAtOnce, *, events: int = 0) -> A
         max_parked_bytes=ROOM,
         max_queued=1_000_000,
         max_queued_bytes=ROOM,
+        **options,
     )
     for _ in range(events):
         record(alloy)
