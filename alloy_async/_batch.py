@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ._commands import EventCommand
+from ._commands import GONE, EventCommand
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 
@@ -37,6 +37,10 @@ class Batch:
     def consents(self) -> bool:
         """Return whether every event may be sent, asked right now."""
         return all(gate.verdict(epoch) is Verdict.PASS for gate, epoch in self._gates())
+
+    def has_gone(self) -> bool:
+        """Return whether others have purged or taken over one of its events."""
+        return any(command.key == GONE for command in self.commands)
 
     def halves(self) -> Iterable[Batch]:
         """Cut it in two, to find the event that the edge minds."""

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from ._clock import SystemClock
-from ._commands import EventCommand, GatedCall
+from ._commands import GatedCall
 from ._consent._rules import Purposes, parse_choice
 from ._engine import Engine, make_clock
-from ._event import IDENTITY_ROOM, build_event
+from ._event import build_event
 from ._futures import CommandFuture, FailureLog, HomeLoop
 from ._json import Unfit
 from ._ledger import Ledger, Statistics
@@ -27,7 +27,6 @@ from .errors import (
     AlloyClosed,
     AlloyError,
     ConfigurationError,
-    EventTooLarge,
     InvalidCommand,
     NotConfigured,
 )
@@ -138,7 +137,8 @@ class Alloy:
         Returns:
             A future that ends with None; with ``ConfigurationError`` when an option cannot be used, when the instance
             is configured already, or when consent is switched off although a refusal is kept; with
-            ``ConsentStoreError`` when consent is switched off and the store cannot say whether a refusal is kept.
+            ``ConsentStoreError`` when consent is switched off and the store cannot say whether a refusal is kept; with
+            ``OutboxError`` when the durable outbox cannot be used.
             After a failure ``configure`` may be called again.
 
         Source: adobe/alloy, configure.
@@ -181,19 +181,29 @@ class Alloy:
 
         Source: adobe/alloy, event (2019) and sendEvent.
         """
-        return self._command(
-            "event",
-            lambda future: self._event(
-                future,
+        # Written out and not through _command: of all commands only this one is called thousands of times a second.
+        future: CommandFuture[EventResult] = CommandFuture(self._failures)
+        try:
+            engine = self._ready("event")
+            needs_answer = _needs_answer(view_start, decision_scopes)
+            if ack != "delivered":
+                _check_ack(ack, durable=engine.is_durable)
+            parts = build_event(
                 xdm=xdm,
                 data=data,
                 event_type=type,
                 merge_id=merge_id,
-                view_start=view_start,
                 decision_scopes=decision_scopes,
-                ack=ack,
-            ),
-        )
+                now=engine.clock.time(),
+                new_id=engine.ids(),
+                local_time=engine.local_time,
+                one_primary=engine.one_primary,
+            )
+            engine.check_size(parts)
+            engine.visitor.admit(parts, future, needs_answer=needs_answer, ends_when_stored=ack == "stored")
+        except Exception as raised:  # noqa: BLE001 - it travels in the future
+            future.reject(_as_alloy_error("event", raised))
+        return future
 
     def opt_in(self, *, purposes: str | None = None) -> asyncio.Future[Purposes]:
         """Tell what the visitor chose.
@@ -295,6 +305,8 @@ class Alloy:
     def flush(self) -> asyncio.Future[None]:
         """Wait until every event that was released so far has an outcome; parked events are not waited for.
 
+        With a durable outbox also what an earlier start has left.
+
         Returns:
             A future that ends with None.
         """
@@ -341,11 +353,7 @@ class Alloy:
         """
         future: CommandFuture[Any] = CommandFuture(self._failures)  # raises RuntimeError where no loop runs
         try:
-            self._home.check(name)
-            if self._closing is not None:
-                raise AlloyClosed(name)
-            if needs_engine and self._engine is None:
-                self._configure_again(name)
+            self._ready(name) if needs_engine else self._check_open(name)
         except AlloyError as error:
             future.reject(error.with_traceback(None))
             return future
@@ -361,6 +369,24 @@ class Alloy:
         future: CommandFuture[Any] = CommandFuture(self._failures)
         future.reject(error)
         return future
+
+    def _check_open(self, name: str) -> None:
+        self._home.check(name)
+        if self._closing is not None:
+            raise AlloyClosed(name)
+
+    def _ready(self, name: str) -> Engine:
+        """Return the engine that carries out a command, here and now.
+
+        Raises:
+            InvalidCommand: another event loop runs than the one met first.
+            AlloyClosed: the instance is closed, or being closed.
+            NotConfigured: there is none.
+        """
+        self._check_open(name)
+        if self._engine is None:
+            self._configure_again(name)
+        return self._configured
 
     @property
     def _configured(self) -> Engine:
@@ -429,43 +455,6 @@ class Alloy:
         if settings is None or settings.client is not None or not isinstance(settings.transport, str):
             raise NotConfigured(command)
         self._start(settings, CommandFuture(self._failures))
-
-    def _event(
-        self,
-        future: CommandFuture[EventResult],
-        *,
-        view_start: bool,
-        decision_scopes: Sequence[str],
-        ack: str,
-        **content: Any,
-    ) -> None:
-        if not isinstance(view_start, bool):
-            raise InvalidCommand("event", "must be True or False.", path="view_start")
-        engine = self._configured
-        if ack != "delivered":
-            _check_ack(ack, durable=engine.is_durable)
-        parts = build_event(
-            decision_scopes=decision_scopes,
-            now=engine.clock.time(),
-            new_id=engine.ids(),
-            local_time=engine.local_time,
-            one_primary=engine.settings.authenticated,
-            **content,
-        )
-        room = engine.event_room if parts.has_identity else engine.event_room - IDENTITY_ROOM
-        if len(parts.body) > room:
-            raise EventTooLarge("event", len(parts.body), room)
-        command = EventCommand(
-            engine.visitor,
-            event_id=parts.event_id,
-            body=parts.body,
-            names_person=parts.has_identity,
-            needs_answer=view_start or bool(decision_scopes),
-            called_at=engine.clock.monotonic(),
-            future=future,
-            ends_when_stored=ack == "stored",
-        )
-        engine.visitor.gate.admit(command)
 
     def _opt_in(self, purposes: object, future: CommandFuture[Purposes]) -> None:
         choice = parse_choice(purposes)
@@ -542,18 +531,26 @@ def _check_ack(ack: object, *, durable: bool) -> None:
         raise InvalidCommand("event", problem, path="ack")
 
 
+def _needs_answer(view_start: object, decision_scopes: Sequence[str]) -> bool:
+    if not isinstance(view_start, bool):
+        raise InvalidCommand("event", "must be True or False.", path="view_start")
+    return view_start or bool(decision_scopes)
+
+
 def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]) -> None:
     """Carry a command out; an analytics call must never throw into a checkout, whatever it was given."""
     try:
         carry_out(future)
-    except Unfit as unfit:
-        error: AlloyError = InvalidCommand(name, unfit.problem, path=unfit.where())
-    except AlloyError as raised:
-        error = raised
     except Exception as raised:  # noqa: BLE001 - for example an object that another thread changes meanwhile
-        # A broken installation is not a secret.
-        detail = f": {raised}" if isinstance(raised, ImportError) else ""
-        error = InvalidCommand(name, f"it could not be carried out ({type(raised).__name__}{detail}).")
-    else:
-        return
-    future.reject(error.with_traceback(None))
+        future.reject(_as_alloy_error(name, raised))
+
+
+def _as_alloy_error(name: str, raised: Exception) -> AlloyError:
+    """Return what a command ends with, without the traceback: its frames hold what the command was given."""
+    if isinstance(raised, Unfit):
+        return InvalidCommand(name, raised.problem, path=raised.where())
+    if isinstance(raised, AlloyError):
+        return raised.with_traceback(None)
+    # A broken installation is not a secret.
+    detail = f": {raised}" if isinstance(raised, ImportError) else ""
+    return InvalidCommand(name, f"it could not be carried out ({type(raised).__name__}{detail}).")

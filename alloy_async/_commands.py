@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["EventCommand", "GatedCall"]
 
 
+GONE = -1
+"""Key of an event that somebody else has purged or taken over: it must not be sent from here."""
+
 BEFORE_ALL_CALLS = 1 << 62
 """Subtracted from a place in an outbox, it makes an order that is lower than that of any call."""
 
@@ -193,9 +196,10 @@ class EventCommand:
     def fail(self, error: AlloyError) -> None:
         """End with an error, whose kind says in which column it stands."""
         outcome = outcome_of(error)
-        closed = isinstance(error, AlloyClosed)
+        closed, stage = isinstance(error, AlloyClosed), self.stage
         if self._end(outcome):
-            self._ledger.abandoned += closed and outcome != "kept"
+            if closed and outcome != "kept":
+                self._ledger.abandoned[stage] += 1
             # The instance says itself, once, how many events it could not send.
             self.future.reject(error, quiet=closed)
             if self._hooks:
@@ -203,7 +207,7 @@ class EventCommand:
 
     def close(self) -> None:
         """End: the instance is closed; what is in a durable outbox stays there."""
-        self.fail(AlloyClosed(self.name, kept=self.key is not None))
+        self.fail(AlloyClosed(self.name, kept=self.key is not None and self.key != GONE))
 
     def left(self) -> None:
         """Withdraw it, if it has not been sent: the caller cancelled the future."""

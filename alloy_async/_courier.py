@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._batch import Batch
 from ._clock import Cancellable, Clock
-from ._commands import EventCommand
+from ._commands import GONE, EventCommand
 from ._consent._rules import Verdict
 from ._ledger import Ledger
 from ._line import Line
@@ -105,6 +105,7 @@ class Courier:
         self._alarm_at = 0.0
         self._in_a_hurry = False
         self._closed = False
+        self._paused = False
         self._loop = asyncio.get_running_loop()  # a future may be cancelled while no loop runs
 
     def full(self, command: EventCommand) -> OutboxFull | None:
@@ -124,6 +125,7 @@ class Courier:
         if self._keeper is not None and command.key is None:
             self._keeper.put(command)
             return
+        self._paused = False
         self._line.put(command)
         self.wake()
 
@@ -144,6 +146,7 @@ class Courier:
     def hurry(self) -> None:
         """Send what is queued without waiting for company."""
         self._in_a_hurry = True
+        self._paused = False
         self.wake()
 
     def open_commands(self) -> list[EventCommand]:
@@ -164,7 +167,7 @@ class Courier:
 
     def wake(self) -> None:
         """Look at what waits in the next turn of the loop, so that what is called in one turn travels together."""
-        if self._look is None and not self._closed:
+        if self._look is None and not self._closed and not self._paused:
             self._look = self._loop.call_soon(self._pump)
 
     def _queued(self) -> list[EventCommand]:
@@ -332,9 +335,21 @@ class Courier:
     def _arrived(self, task: asyncio.Task[None]) -> None:
         batch = self._under_way.pop(task)
         if task.cancelled():  # not in the task: one that is cancelled before its first step runs nothing
+            self._was_cancelled(batch)
+        self.wake()
+
+    def _was_cancelled(self, batch: Batch) -> None:
+        """End what closing has cancelled; what somebody else has cancelled waits for what comes next.
+
+        That is the end of the event loop, where a new task would never run, or an application that cancels every task
+        before it closes us. So nothing starts by itself; the next command, and closing, go on with what waits.
+        """
+        if self._closed:
             for command in batch.commands:
                 self._close(command)
-        self.wake()
+            return
+        self._paused = True
+        self._send_again(batch)
 
     async def _carry(self, batch: Batch) -> None:
         """Make the exchange, and settle every event of the batch, whatever happens."""
@@ -373,7 +388,9 @@ class Courier:
             return (
                 False  # an earlier request turned round before it was written; this one must not overtake it
             )
-        return batch.consents() and (self._keeper is None or self._keeper.may_send())
+        if self._keeper is None:
+            return batch.consents()
+        return batch.consents() and self._keeper.may_send() and not batch.has_gone()
 
     def _deliver(self, batch: Batch, reply: Reply) -> None:
         for index, command in enumerate(batch.commands):
@@ -442,6 +459,7 @@ class Courier:
 
     def _take_back(self, batch: Batch) -> None:
         """Put back what was not written: a first attempt to its place in line, another one beside it."""
+        self._ledger.retries -= batch.attempts > 1
         batch.attempts -= 1
         if batch.attempts:
             self._send_again(batch)
@@ -457,6 +475,9 @@ class Courier:
         if command.stage == "queued" and command.verdict() is Verdict.REFUSE:
             self._line.remove(command)
             command.fail(ConsentDeclined(command.name))
+        elif command.key == GONE and self._keeper is not None:
+            self._line.remove(command)
+            self._keeper.end_if_gone(command)
 
     def _close(self, command: EventCommand) -> None:
         self._line.remove(command)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._clock import Clock, Ids, RandomIds, SystemClock
 from ._courier import Courier
 from ._erasing import ErasingStore
+from ._event import IDENTITY_ROOM, EventParts
 from ._futures import CommandFuture, FailureLog
 from ._ledger import Ledger
 from ._options import nearest
@@ -22,7 +23,14 @@ from .edge.client import EdgeClient
 from .edge.protocol import V1, V2, event_room
 from .edge.token import Credentials, TokenSource
 from .edge.transport import Transport
-from .errors import AlloyClosed, AlloyError, ConfigurationError, ConsentStoreError, NotConfigured
+from .errors import (
+    AlloyClosed,
+    AlloyError,
+    ConfigurationError,
+    ConsentStoreError,
+    EventTooLarge,
+    NotConfigured,
+)
 from .hooks import Hooks
 from .outbox.base import Claimed, Outbox, Shelf
 from .stores.base import Store, VisitorKey
@@ -56,10 +64,12 @@ class Engine:
         self.clock = make_clock(settings)
         self.ids = _make_ids(settings)
         self.local_time = "placeContext" in settings.context
+        self.one_primary = settings.authenticated
         dialect = V2 if settings.authenticated else V1
         self.event_room = event_room(settings.max_body_bytes, dialect)
         self.ready = False
         self.starting: asyncio.Task[None] | None = None
+        self._flushes: list[CommandFuture[None]] = []
         self._waiting: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
         self._ledger = ledger
         self._failures = failures
@@ -99,6 +109,16 @@ class Engine:
             logger=logger,
         )
         self._farewell = weakref.finalize(self, _say_what_is_left, ledger, logger, os.getpid())
+
+    def check_size(self, parts: EventParts) -> None:
+        """Refuse an event that can never fit into a request, its identity included.
+
+        Raises:
+            EventTooLarge: it is too large.
+        """
+        room = self.event_room if parts.has_identity else self.event_room - IDENTITY_ROOM
+        if len(parts.body) > room:
+            raise EventTooLarge("event", len(parts.body), room)
 
     @property
     def is_durable(self) -> bool:
@@ -148,8 +168,14 @@ class Engine:
                 consenting=self._consenting,
                 on_claimed=self._recover,
                 on_refused=self._refused_elsewhere,
-                on_current=self._courier.wake,
+                on_current=self._outbox_is_current,
             )
+
+    def _outbox_is_current(self) -> None:
+        self._courier.wake()
+        waiting, self._flushes = self._flushes, []
+        for future in waiting:
+            self.flush(future)
 
     def _consenting(self) -> list[VisitorKey]:
         return [self.visitor.key] if self.visitor.gate.is_opted_in else []
@@ -185,7 +211,11 @@ class Engine:
             )
 
     def flush(self, future: CommandFuture[None]) -> None:
-        """End a future when every event that is released now has ended."""
+        """End a future when every event that is released now, or was left by an earlier start, has ended."""
+        if self._keeper is not None and not all(map(self._keeper.has_recovered, self._consenting())):
+            self._flushes.append(future)
+            self._courier.hurry()
+            return
         remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
 
         arranged = False
@@ -373,12 +403,20 @@ def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int) -> N
     if os.getpid() != process:
         return  # a forked child: these are its parent's events
     books = ledger.statistics()
-    gone = ledger.abandoned + books.open
+    parked, queued, sending = (
+        ledger.abandoned[stage] + still_open
+        for stage, still_open in (
+            ("parked", books.parked),
+            ("queued", books.queued),
+            ("sending", books.sending),
+        )
+    )
+    gone = parked + queued + sending
     if gone or books.kept:
         logger.warning(
             "closed: %d events could not be sent and are gone (%d waited for consent, %d for the edge, %d were on the "
             "wire), %d are kept in the outbox for the next start",
-            gone, books.parked, books.queued, books.sending, books.kept,
+            gone, parked, queued, sending, books.kept,
         )  # fmt: skip
 
 

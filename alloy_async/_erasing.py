@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from ._outbox_keeper import OutboxKeeper
 from .errors import ConsentStoreError, OutboxError
 from .stores.base import Preference, Store, VisitorKey
@@ -12,8 +15,9 @@ __all__ = ["ErasingStore"]
 class ErasingStore:
     """Erases a visitor's events along with a refusal or a forgetting; the rest is the store's own.
 
-    Events first: other processes that share the outbox see a refusal there before their next transmission. The choice
-    is saved all the same when erasing fails; the failure is heard, and both are tried again.
+    The choice first: other processes that share the outbox see there that somebody declined, and read from the store
+    what holds now; it must not say what held before. A process that is killed in between leaves events that the next
+    start erases. Either is done when the other fails; the failure is heard, and both are tried again.
 
     Args:
         store: keeps choices and identities.
@@ -30,21 +34,26 @@ class ErasingStore:
 
     async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
         """Keep a choice; a refusal also erases the visitor's identity and events."""
-        problem = await self._erase(key) if preference.purposes == "none" else None
-        await self._store.save_preference(key, preference)
-        if problem is not None:
-            raise problem
+        if preference.purposes == "all":
+            await self._store.save_preference(key, preference)
+            return
+        await self._both(key, self._store.save_preference(key, preference))
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice, identity and events."""
-        problem = await self._erase(key)
-        await self._store.forget(key)
-        if problem is not None:
-            raise problem
+        await self._both(key, self._store.forget(key))
 
-    async def _erase(self, key: VisitorKey) -> ConsentStoreError | None:
+    async def _both(self, key: VisitorKey, keeping: Coroutine[Any, Any, None]) -> None:
+        try:
+            await keeping
+        finally:
+            await self._erase(key)
+
+    async def _erase(self, key: VisitorKey) -> None:
+        problem = None
         try:
             await self._keeper.erase(key)
         except OutboxError as error:
-            return ConsentStoreError("save", error.place, error.problem)
-        return None
+            problem = ConsentStoreError("save", error.place, error.problem)
+        if problem is not None:
+            raise problem

@@ -6,6 +6,7 @@ open = parked + queued + sending.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -105,7 +106,8 @@ class Ledger:
         queued_bytes: bytes of the events that wait for the wire.
         recovered: see ``Statistics``.
         retries: see ``Statistics``.
-        abandoned: events that ended because the instance was closed, those aside that are kept on disk.
+        abandoned: events that ended because the instance was closed, by the stage they were in; without those that are
+            kept on disk.
         circuit: see ``Statistics``.
     """
 
@@ -117,7 +119,7 @@ class Ledger:
         self.queued_bytes = 0
         self.recovered = 0
         self.retries = 0
-        self.abandoned = 0
+        self.abandoned: Counter[Stage | None] = Counter()
         self.circuit: Circuit = "closed"
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from copy import copy
 
 from ._clock import Cancellable, Clock
-from ._commands import EventCommand
+from ._commands import GONE, EventCommand
 from ._consent._rules import Verdict
 from .errors import ConsentDeclined, OutboxError, OutboxFull
 from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
@@ -123,7 +123,7 @@ class OutboxKeeper:
 
     def ended(self, command: EventCommand) -> None:
         """Erase an event soon, which was delivered, failed or was withdrawn."""
-        if command.key is not None:
+        if command.key is not None and command.key != GONE:
             self._mine.pop(command.key, None)
             self._ended.append(command.key)
             if self._more_to_claim and len(self._mine) < CLAIM:
@@ -239,10 +239,15 @@ class OutboxKeeper:
                 self._on_refused(visitor)
         for key in changes.gone:
             command = self._mine.pop(key, None)
-            if command is not None and command.stage == "queued":
-                command.key = None
-                problem = "it was purged, or another worker has taken it over."
-                command.fail(OutboxError("keep", "that is shared", problem))
+            if command is not None:
+                command.key = GONE
+                self.end_if_gone(command)
+
+    def end_if_gone(self, command: EventCommand) -> None:
+        """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
+        if command.key == GONE and command.stage == "queued":
+            problem = "it was purged, or another worker has taken it over."
+            command.fail(OutboxError("keep", "shared by several workers", problem))
 
     async def erase(self, visitor: VisitorKey) -> None:
         """Erase a visitor's events, of whatever worker.

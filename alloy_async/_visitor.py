@@ -14,14 +14,14 @@ from ._commands import EventCommand, GatedCall
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 from ._courier import Courier
-from ._event import rebuild_event, with_identity
+from ._event import EventParts, rebuild_event, with_identity
 from ._futures import CommandFuture, FailureLog
 from ._json import Unfit, decode
 from ._ledger import Ledger
 from ._options import EventFilter
 from ._preference import PreferenceKeeper, Wish, describe_store_error
 from ._slices import SLICE, in_slices, slice_by_slice
-from .edge.protocol import V1, V2, Reply, event_room
+from .edge.protocol import V1, V2, EventResult, Reply, event_room
 from .edge.transport import Withdrawn
 from .errors import (
     AlloyClosed,
@@ -146,7 +146,35 @@ class Visitor:
         if command.stage == "queued" and command.verdict() is Verdict.REFUSE:
             command.fail(ConsentDeclined(command.name))
 
-    # From the gate to the courier
+    # From the call to the gate, from the gate to the courier
+
+    def admit(
+        self,
+        parts: EventParts,
+        future: CommandFuture[EventResult],
+        *,
+        needs_answer: bool,
+        ends_when_stored: bool,
+    ) -> None:
+        """Take a new event to the gate; the future ends with its outcome.
+
+        Args:
+            parts: the event.
+            future: what the caller holds.
+            needs_answer: whether it goes to interact.
+            ends_when_stored: whether the future ends once the event is in a durable outbox.
+        """
+        command = EventCommand(
+            self,
+            event_id=parts.event_id,
+            body=parts.body,
+            names_person=parts.has_identity,
+            needs_answer=needs_answer,
+            called_at=self.clock.monotonic(),
+            future=future,
+            ends_when_stored=ends_when_stored,
+        )
+        self.gate.admit(command)
 
     def depart(self, command: EventCommand) -> None:
         """Take an event that the gate lets through, and bring it to the courier, in order."""

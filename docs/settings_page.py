@@ -27,7 +27,11 @@ def _label(name: str) -> str:
 def _type(name: str) -> str:
     return {
         "store": '`"sqlite"`, `"memory"` or a {py:class}`~alloy_async.stores.Store`',
-        "transport": "a {py:class}`~alloy_async.edge.Transport`",
+        "outbox": '`"memory"`, `"sqlite"`, a path or an {py:class}`~alloy_async.outbox.Outbox`',
+        "transport": '`"httpx"`, `"aiohttp"` or a {py:class}`~alloy_async.edge.Transport`',
+        "client_id": "text",
+        "client_secret": "text or pydantic's `SecretStr`",
+        "scopes": "a text, comma separated, or a sequence of texts",
         "client": "`httpx.AsyncClient`",
         "clock": "an object with the methods of {py:class}`~alloy_async.testing.ManualClock`",
         "ids": "a callable without arguments that returns text",

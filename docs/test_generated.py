@@ -74,7 +74,8 @@ def test_the_settings_page_names_variables_that_are_read(tmp_path):
     """Each variable that the page names is one that the settings take from the environment."""
     page = settings_page.settings_table()
     assert "`ALLOY_PARKED_TTL`" in page
-    assert "ALLOY_TRANSPORT" not in page
+    assert "ALLOY_TRANSPORT" in page
+    assert "ALLOY_HOOKS" not in page
     found = Settings.resolve({}, {"ALLOY_CONFIG_ID": "a", "ALLOY_ORG_ID": "b", "ALLOY_PARKED_TTL": "60"})
     assert (found.config_id, found.ims_org_id, found.parked_ttl) == ("a", "b", 60)
 
@@ -88,6 +89,8 @@ def test_the_command_page_has_each_command_with_its_options():
         "alloy-async serve",
         "alloy-async send",
         "alloy-async consent show",
+        "alloy-async outbox ls",
+        "alloy-async outbox purge",
     } <= options.keys()
     assert "`--ask`" in options["alloy-async demo"]
     assert "`ALLOY_ENDPOINT`" in options["alloy-async send"]

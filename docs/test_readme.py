@@ -247,6 +247,10 @@ async def test_edge_refuses(start, edge):
     outcomes = await asyncio.gather(*events, return_exceptions=True)
     assert [type(one).__name__ for one in outcomes] == ["EventResult", "EdgeError", "EventResult"]
     assert edge.event_types[-5:] == ["a", "b", "c", "a", "c"]
+    edge.answers += [problem(400, "EXEG-0305-400")] * 2  # where none is named: abc, a
+    events = [alloy.event(type=name) for name in "abc"]
+    outcomes = await asyncio.gather(*events, return_exceptions=True)
+    assert [type(one).__name__ for one in outcomes] == ["EdgeError", "EventResult", "EventResult"]
     edge.answers.append(problem(400, "EXEG-0003-400"))
     assert type(await outcome(alloy.event())) is EdgeError
 
@@ -263,16 +267,84 @@ async def test_edge_ignores(start, edge):
     assert error.by == "edge"
 
 
+async def through(alloy, clock, future):
+    """Let time pass until an event has ended."""
+    await turns()
+    while not future.done():
+        clock.advance(1)
+        await turns()
+    return await outcome(future)
+
+
+def down() -> NetworkError:
+    return NetworkError("https://edge.example", "ConnectError")
+
+
 @row("the network is down")
-async def test_network_down(start, edge):
-    """One attempt is made; an _id of the caller's own is kept when the event is called again."""
+async def test_network_down(start, edge, clock, tmp_path):
+    """Every attempt carries the same _id; after the last one, or when the time is over, the error is told."""
     alloy = await start()
     await alloy.opt_in(purposes="all")
-    edge.answers.append(NetworkError("https://edge.example", "ConnectError"))
-    xdm = {"_id": "order-17"}
-    assert type(await outcome(alloy.event(xdm=xdm))) is NetworkError
+    edge.answers += [down(), down()]
+    result = await through(alloy, clock, alloy.event())
+    assert [event["xdm"]["_id"] for event in edge.events] == [result.event_id] * 3
+    edge.answers += [down()] * 5
+    assert type(await through(alloy, clock, alloy.event())) is NetworkError
+    assert len(edge.requests) == 8
+    durable = await start(outbox=tmp_path / "outbox.sqlite3")
+    edge.answers += [down()] * 20
+    assert (await through(durable, clock, durable.event())).event_id
+    assert len(edge.requests) == 8 + 21
+    edge.answers.append(down())
+    late = durable.event()
+    await turns()
+    clock.advance(604_801)
+    assert type(await outcome(late)) is NetworkError
+
+
+@row("the edge is busy or down")
+async def test_edge_busy(start, edge, clock):
+    """The edge is asked again when it says; after five outages in a row only one request at a time is risked."""
+    alloy = await start()
+    await alloy.opt_in(purposes="all")
+    edge.answers.append(EdgeResponse(429, {"retry-after": "60"}, b""))
+    event = alloy.event()
+    await turns()
+    clock.advance(59)
+    await turns()
     assert len(edge.requests) == 1
-    assert (await alloy.event(xdm=xdm)).event_id == "order-17"
+    clock.advance(2)
+    assert (await event).event_id
+    edge.answers += [EdgeResponse(503, {}, b"")] * 5
+    assert type(await through(alloy, clock, alloy.event())) is EdgeError
+    assert alloy.statistics().circuit == "open"
+    before = len(edge.requests)
+    events = [alloy.event(view_start=True) for _ in range(3)]
+    await turns()
+    assert len(edge.requests) == before
+    edge.hold()
+    clock.advance(1)
+    await turns()
+    assert (len(edge.requests), alloy.statistics().circuit) == (before + 1, "half-open")
+    edge.release()
+    await asyncio.gather(*events)
+    assert alloy.statistics().circuit == "closed"
+
+
+@row('you ask for `ack="stored"`')
+async def test_stored(start, edge, tmp_path):
+    """The future ends when the event is on disk, whatever the edge does; it is sent all the same."""
+    alloy = await start(outbox=tmp_path / "outbox.sqlite3")
+    await alloy.opt_in(purposes="all")
+    edge.hold()
+    result = await alloy.event(ack="stored")
+    assert result.stored
+    assert (await alloy.get_outbox_info()).events == 1
+    edge.release()
+    await alloy.flush()
+    assert [event["xdm"]["_id"] for event in edge.events] == [result.event_id]
+    alloy = await start()
+    assert type(await outcome(alloy.event(ack="stored"))) is InvalidCommand
 
 
 @row("you cancel its future")
@@ -316,6 +388,32 @@ async def test_closed(start, edge):
     assert statistics.open == 0
 
 
+@row("the app closes, and the outbox is durable")
+async def test_closed_and_kept(start, edge, tmp_path):
+    """What could not be sent ends with AlloyClosed, stays on disk, and the next start sends it under the same _id."""
+    durable = {"outbox": tmp_path / "outbox.sqlite3", "clock": None}
+    alloy = await start(**durable)
+    parked = alloy.event(type="parked")
+    await alloy.aclose()
+    assert not (await outcome(parked)).kept
+    alloy = await start(**durable, max_in_flight=1)
+    await alloy.opt_in(purposes="all")
+    edge.hold()
+    events = [alloy.event(type=name) for name in "ab"]
+    await alloy.event(type="c", ack="stored")
+    books = await alloy.aclose(grace=0.001)
+    errors = [await outcome(event) for event in events]
+    assert [(type(error), error.kept) for error in errors] == [(AlloyClosed, True)] * 2
+    assert books.accepted == books.kept == 3
+    edge.release()
+    edge.requests.clear()
+    alloy = await start(**durable)
+    while alloy.statistics().delivered < 3:
+        await asyncio.sleep(0)
+    assert edge.event_types == ["a", "b", "c"]
+    assert alloy.statistics().accepted == alloy.statistics().recovered == 3
+
+
 @row("the process restarts")
 async def test_restarted(start, edge, store):
     """The next start takes the kept choice without asking; it knows nothing of earlier events."""
@@ -354,3 +452,40 @@ async def test_killed(start, tmp_path):
     alloy = await start(store="sqlite", state_dir=tmp_path / "s")
     assert type(await outcome(alloy.event())) is ConsentDeclined
     assert alloy.statistics().accepted == 1
+
+
+KILLED_WITH_AN_OUTBOX = """
+import asyncio, os, signal, sys
+from alloy_async import Alloy
+from alloy_async.testing import RecordingEdge
+
+async def main():
+    alloy, edge = Alloy(), RecordingEdge()
+    edge.hold()
+    await alloy.configure(
+        config_id="ebebf826", ims_org_id="ADB3@AdobeOrg", opt_in_enabled=True, state_dir=sys.argv[1],
+        outbox="sqlite", transport=edge,
+    )
+    await alloy.opt_in(purposes="all")
+    print((await alloy.event(type="kept", ack="stored")).event_id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@row("the process is killed, and the outbox is durable")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the lease has to run out first")
+async def test_killed_with_an_outbox(start, edge, tmp_path):
+    """What was stored is sent by the next start, under the same _id."""
+    folder = tmp_path / "s"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WITH_AN_OUTBOX, str(folder)],
+        check=False, env={**os.environ}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    alloy = await start(store="sqlite", state_dir=folder, outbox="sqlite", clock=None)
+    while alloy.statistics().delivered < 1:
+        await asyncio.sleep(0)
+    assert [event["xdm"]["_id"] for event in edge.events] == [done.stdout.strip()]
+    assert alloy.statistics().recovered == 1

@@ -51,6 +51,10 @@ class Sweeper:
             self._arrange(self._delay)
             self._delay = min(_LATEST, self._delay * 2)
 
+    def soon(self) -> None:
+        """Sweep what another worker may have erased and could not sweep."""
+        self._arrange(_SOONEST)
+
     async def aclose(self) -> None:
         """Try once more what is not done; the file remembers it for the next worker."""
         self._call_off()

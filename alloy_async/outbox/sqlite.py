@@ -96,7 +96,9 @@ class SQLiteOutbox:
     async def changes(self, since: int) -> Changes:
         """Return what others did after an epoch."""
         worker = await self._working("read")
-        return await self._run("read", lambda file: _tables.changes(file, worker, since))
+        changes = await self._run("read", lambda file: _tables.changes(file, worker, since))
+        self._sweeper.soon()
+        return changes
 
     async def erase(self, visitor: VisitorKey) -> int:
         """Erase a visitor's events, of whatever worker, start an epoch, and return it."""

@@ -779,7 +779,7 @@ def cases(lines: dict[str, dict[str, Any]]) -> list[Any]:
 @pytest.fixture
 def base(options):
     """Options of ``configure`` for a line; the gate is on."""
-    return options | {"transport": Edge()}
+    return options | {"transport": Edge(), "max_attempts": 1}
 
 
 @pytest.fixture(autouse=True)

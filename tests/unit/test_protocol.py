@@ -880,7 +880,7 @@ async def test_each_answer_ends_its_event(name, view_start, options, edge):
     """Through the whole instance: one result or one documented error, and the next event is delivered."""
     response = ALL_ANSWERS[name]
     async with Alloy() as alloy:
-        await alloy.configure(**options)
+        await alloy.configure(**options | {"max_attempts": 1})
         await alloy.opt_in(purposes="all")
         edge.answers.append(response)
         future = alloy.event(type="first", view_start=view_start)
