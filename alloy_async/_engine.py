@@ -403,14 +403,9 @@ def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int) -> N
     if os.getpid() != process:
         return  # a forked child: these are its parent's events
     books = ledger.statistics()
-    parked, queued, sending = (
-        ledger.abandoned[stage] + still_open
-        for stage, still_open in (
-            ("parked", books.parked),
-            ("queued", books.queued),
-            ("sending", books.sending),
-        )
-    )
+    parked = ledger.abandoned["parked"] + books.parked
+    queued = ledger.abandoned["queued"] + books.queued
+    sending = ledger.abandoned["sending"] + books.sending
     gone = parked + queued + sending
     if gone or books.kept:
         logger.warning(

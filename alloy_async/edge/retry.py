@@ -117,4 +117,4 @@ def is_about_input(failure: AlloyError) -> bool:
 
 def _backoff(attempt: int, chance: float) -> float:
     """Full jitter: anything between at once and the bound, so that no two clients keep in step."""
-    return chance * min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempt - 1, 16))
+    return chance * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 16))
