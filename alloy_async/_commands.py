@@ -12,7 +12,7 @@ from ._futures import CommandFuture
 from ._ledger import Ledger, Outcome, Stage, outcome_of
 from .edge.protocol import EventResult
 from .errors import AlloyClosed, AlloyError, ConsentDeclined
-from .hooks import Delivered, Failed, Hooks, Lost, Parked, Refused, Released, Retrying, Sending
+from .hooks import Delivered, Failed, Lost, Parked, Record, Refused, Released, Retrying, Sending
 
 if TYPE_CHECKING:
     from ._visitor import Visitor
@@ -113,14 +113,14 @@ class EventCommand:
     def park(self) -> None:
         """Take note that it waits for consent."""
         self._move("parked")
-        if self._hooks:
-            self._hooks.emit(Parked(self.name, self.event_id, self.size))
+        if self.visitor.hooks:
+            self._tell(Parked(self.name, self.event_id, self.size))
 
     def release(self) -> None:
         """Go on: the visitor consents."""
-        if self._hooks:
+        if self.visitor.hooks:
             waited = self.visitor.clock.monotonic() - self.parked_at if self.stage == "parked" else 0.0
-            self._hooks.emit(Released(self.name, self.event_id, waited))
+            self._tell(Released(self.name, self.event_id, waited))
         if self.stage is not None:  # a hook may have cancelled it
             self.visitor.depart(self)
 
@@ -149,8 +149,8 @@ class EventCommand:
     def retry(self, attempt: int, wait: float, error: AlloyError) -> None:
         """Take note that it waits for another attempt, in ``wait`` seconds."""
         self.queue()
-        if self._hooks and not self.ended:
-            self._hooks.emit(Retrying(self.name, self.event_id, attempt, wait, error))
+        if self.visitor.hooks and not self.ended:
+            self._tell(Retrying(self.name, self.event_id, attempt, wait, error))
 
     def stored(self) -> None:
         """Go on: it is in a durable outbox."""
@@ -167,8 +167,10 @@ class EventCommand:
     def send(self, events: int) -> None:
         """Take note that a request starts that carries it, among ``events`` events."""
         self._move("sending")
-        if self._hooks and not self.ended:  # the hook of an event before it may have cancelled this one
-            self._hooks.emit(Sending(self.name, self.event_id, events))
+        if (
+            self.visitor.hooks and not self.ended
+        ):  # the hook of an event before it may have cancelled this one
+            self._tell(Sending(self.name, self.event_id, events))
 
     def replace_body(self, body: bytes) -> None:
         """Change what will be sent; its size changes in the books too."""
@@ -183,15 +185,15 @@ class EventCommand:
         """End: the edge took it."""
         if self._end("delivered"):
             self.future.resolve(result)
-            if self._hooks:
-                self._hooks.emit(Delivered(self.name, self.event_id, result.request_id))
+            if self.visitor.hooks:
+                self._tell(Delivered(self.name, self.event_id, result.request_id))
 
     def withhold(self) -> None:
         """End: ``on_before_event_send`` stopped it."""
         if self._end("withheld"):
             self.future.resolve(EventResult(self.event_id, withheld=True))
-            if self._hooks:
-                self._hooks.emit(Lost(self.name, self.event_id, "withheld"))
+            if self.visitor.hooks:
+                self._tell(Lost(self.name, self.event_id, "withheld"))
 
     def fail(self, error: AlloyError) -> None:
         """End with an error, whose kind says in which column it stands."""
@@ -202,7 +204,7 @@ class EventCommand:
                 self._ledger.abandoned[stage] += 1
             # The instance says itself, once, how many events it could not send.
             self.future.reject(error, quiet=closed)
-            if self._hooks:
+            if self.visitor.hooks:
                 self._emit_failure(error, outcome)
 
     def close(self) -> None:
@@ -215,18 +217,20 @@ class EventCommand:
             return
         self.visitor.withdraw(self)
         self._end("cancelled")
-        if self._hooks:
-            self._hooks.emit(Lost(self.name, self.event_id, "cancelled"))
+        if self.visitor.hooks:
+            self._tell(Lost(self.name, self.event_id, "cancelled"))
 
-    @property
-    def _hooks(self) -> Hooks:
-        return self.visitor.hooks
+    def _tell(self, record: Record) -> None:
+        """Tell the hooks. Whether there are any is asked before a record is made, in place: it is asked often."""
+        if self.visitor.hooks is not None:
+            self.visitor.hooks.emit(record)
 
     def _move(self, stage: Stage) -> None:
         if self.stage is not None:
             self._ledger.move(len(self.body), self.stage, stage)
             self.stage = stage
-            self._log(stage)
+            if self.visitor.logger.isEnabledFor(logging.DEBUG):
+                self._log(stage)
 
     def _end(self, outcome: Outcome) -> bool:
         """Write the final entry; return False when it was written before."""
@@ -237,20 +241,20 @@ class EventCommand:
         self.body = b""
         if self.key is not None and outcome != "kept":
             self.visitor.no_longer_stored(self)
-        self._log(outcome)
+        if self.visitor.logger.isEnabledFor(logging.DEBUG):
+            self._log(outcome)
         return True
 
     def _log(self, step: Stage | Outcome) -> None:
-        if self.visitor.logger.isEnabledFor(logging.DEBUG):
-            self.visitor.logger.debug("event %s: %s", self.event_id, step)
+        self.visitor.logger.debug("event %s: %s", self.event_id, step)
 
     def _emit_failure(self, error: AlloyError, outcome: Outcome) -> None:
         if isinstance(error, ConsentDeclined):
-            self._hooks.emit(Refused(self.name, self.event_id, error.by))
+            self._tell(Refused(self.name, self.event_id, error.by))
         elif outcome == "failed" and not isinstance(error, AlloyClosed):
-            self._hooks.emit(Failed(self.name, self.event_id, error))
+            self._tell(Failed(self.name, self.event_id, error))
         else:
-            self._hooks.emit(Lost(self.name, self.event_id, _lost_reason(outcome)))
+            self._tell(Lost(self.name, self.event_id, _lost_reason(outcome)))
 
 
 _LOST: dict[Outcome, Literal["expired", "overflowed", "kept"]] = {

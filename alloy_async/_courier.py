@@ -27,7 +27,7 @@ from ._outbox_keeper import OutboxKeeper
 from ._slices import SLICE, in_slices, slice_by_slice
 from .edge.breaker import Breaker
 from .edge.client import EdgeClient
-from .edge.protocol import Reply, cut, failing_event, result_for, was_ignored
+from .edge.protocol import EventResult, Reply, cut, failing_event, result_for, was_ignored
 from .edge.retry import RetryPolicy, is_about_input, is_outage, next_wait
 from .edge.transport import Withdrawn
 from .errors import AlloyError, ConsentDeclined, EdgeError, NetworkError, OutboxFull
@@ -393,6 +393,10 @@ class Courier:
         return batch.consents() and self._keeper.may_send() and not batch.has_gone()
 
     def _deliver(self, batch: Batch, reply: Reply) -> None:
+        if reply.is_plain:
+            for command in batch.commands:
+                command.deliver(EventResult.plain(command.event_id, reply.request_id))
+            return
         for index, command in enumerate(batch.commands):
             result = result_for(reply, index, command.event_id)
             if was_ignored(result):

@@ -225,8 +225,12 @@ def _is_plain(root: Any, *, keys_too: bool) -> bool:  # noqa: C901, PLR0912 - a 
                     if type(key) is not str:
                         return False
             waiting += value.values()
+            if len(waiting) > _MAX_PLAIN:
+                return False
         elif kind is list:
             waiting += value
+            if len(waiting) > _MAX_PLAIN:
+                return False
         elif kind is float:
             if not isfinite(value):
                 return False
@@ -234,8 +238,6 @@ def _is_plain(root: Any, *, keys_too: bool) -> bool:  # noqa: C901, PLR0912 - a 
             if not -_WORD < value < _WORD:
                 return False
         elif kind not in _AS_IT_IS:
-            return False
-        if len(waiting) > _MAX_PLAIN:
             return False
     return True
 

@@ -33,8 +33,8 @@ class Line(Generic[E]):
 
     def put(self, event: E) -> None:
         """Add an event: at the end, or in its place when it comes a second time."""
-        last = next(reversed(self._waiting), None)
-        if last is None or last.order < event.order:
+        waiting = self._waiting
+        if not waiting or next(reversed(waiting)).order < event.order:
             self._hold(event)
         else:
             self.give_back([event])

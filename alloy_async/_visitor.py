@@ -81,7 +81,9 @@ class Visitor:
         logger: logging.Logger,
     ) -> None:
         self.ledger = ledger
-        self.hooks = hooks
+        self.hooks: Hooks | None = (
+            hooks if hooks else None
+        )  # asking whether there is any costs next to nothing
         self.clock = clock
         self.failures = failures
         self.identity = Identity()
@@ -182,14 +184,16 @@ class Visitor:
         if full is not None:
             command.fail(full)
             return
-        command.queue()
         if command.prepared:  # it has come back from the outbox or the wire
+            command.queue()
             self._courier.accept(command)
         elif self._departure or self._filter or self.identity.fpid is None:
+            command.queue()
             self._line_up(command)
             self._start_departure()
-        else:
-            self._hand_over(command)
+        elif self._complete(command):
+            command.queue()
+            self._courier.accept(command)
 
     def carry(self, command: EventCommand) -> None:
         """Hand an event on that is ready for the wire."""
@@ -290,14 +294,19 @@ class Visitor:
         return commands
 
     def _hand_over(self, command: EventCommand) -> None:
+        if self._complete(command):
+            self._courier.accept(command)
+
+    def _complete(self, command: EventCommand) -> bool:
+        """Put the visitor's identity into an event; return False when it has become too large, and has ended."""
         if not command.names_person:
             body = with_identity(command.body, self.identity.identity_map())
             if len(body) > self._event_room:
                 command.fail(EventTooLarge(command.name, len(body), self._event_room))
-                return
+                return False
             command.replace_body(body)
         command.prepared = True
-        self._courier.accept(command)
+        return True
 
     # on_before_event_send
 

@@ -25,6 +25,7 @@ __all__ = [
     "Lost",
     "Moment",
     "Parked",
+    "Record",
     "Refused",
     "Released",
     "Retrying",
@@ -154,6 +155,7 @@ class Lost(Moment):
 Record: TypeAlias = (
     Parked | Released | Refused | Sending | Retrying | CircuitChanged | Delivered | Failed | Lost
 )
+"""Whatever a hook is told."""
 
 Hook: TypeAlias = Callable[[Record], object]
 """Takes a record; what it returns is ignored."""

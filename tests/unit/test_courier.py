@@ -194,7 +194,7 @@ async def test_whatever_a_transport_raises_ends_in_a_documented_error(options, e
 async def test_a_mistake_of_ours_leaves_no_future_pending(open_alloy, edge, monkeypatch):
     """Even an internal error ends every future of the batch."""
     monkeypatch.setattr("alloy_async._courier.result_for", lambda *_: 1 / 0)
-    event = open_alloy.event()
+    event = open_alloy.event(view_start=True)
     await settle()
     assert type(event.exception()) is AlloyError
 

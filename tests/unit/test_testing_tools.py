@@ -367,7 +367,7 @@ class TestLoopbackEdge:
     async def test_carries_alloy(self, socket_edge):
         """An instance with the real transport sends through it, and gets each event's own outcome."""
         async with Alloy() as alloy:
-            await alloy.configure(**IDS, store="memory", endpoint=socket_edge.url)
+            await alloy.configure(**IDS, store="memory", endpoint=socket_edge.url, max_attempts=1)
             await alloy.event(type="first")
             socket_edge.answers = [Reset.AFTER_READING]
             with pytest.raises(NetworkError):
