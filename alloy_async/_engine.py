@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
-from ._courier import Courier
+from ._courier import KEPT_TIMEOUT, Courier
 from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
 from ._futures import CommandFuture, FailureLog
@@ -342,7 +342,7 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
     _check_protocol(
         given,
         "outbox",
-        ("open", "write", "claim", "renew", "may_send", "changes", "erase", "shelf", "aclose"),
+        ("open", "write", "claim", "expire", "renew", "may_send", "changes", "erase", "shelf", "aclose"),
     )
     outbox: Outbox = given
     return outbox
@@ -365,7 +365,8 @@ def _outbox_path(settings: Settings) -> Path:
 
 def _make_keeper(outbox: Outbox, settings: Settings, clock: Clock, logger: logging.Logger) -> OutboxKeeper:
     limits = {"max_queued": settings.max_queued, "max_queued_bytes": settings.max_queued_bytes}
-    return OutboxKeeper(outbox, limits=limits, clock=clock, logger=logger)
+    lifetime = settings.delivery_timeout or KEPT_TIMEOUT
+    return OutboxKeeper(outbox, limits=limits, lifetime=lifetime, clock=clock, logger=logger)
 
 
 def _make_transport(settings: Settings) -> Transport:

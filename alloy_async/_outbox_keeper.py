@@ -33,6 +33,9 @@ CLAIM_SIZE = 4_194_304
 LAZY = 0.05
 """Seconds that keys of ended events wait for company. Losing them costs a repetition under the same ``_id``."""
 
+EXPIRY = 3_600.0
+"""Seconds between two looks for events that are too old."""
+
 AGAIN = 1.0
 """Seconds until something is tried again that the disk has refused."""
 
@@ -43,15 +46,24 @@ class OutboxKeeper:
     Args:
         outbox: where events are kept.
         limits: ``max_queued`` and ``max_queued_bytes`` by these names, for the error that tells of a full outbox.
+        lifetime: seconds that an event may wait for its delivery.
         clock: where time comes from.
         logger: hears of what goes wrong without harm.
     """
 
     def __init__(
-        self, outbox: Outbox, *, limits: dict[str, int], clock: Clock, logger: logging.Logger
+        self,
+        outbox: Outbox,
+        *,
+        limits: dict[str, int],
+        lifetime: float,
+        clock: Clock,
+        logger: logging.Logger,
     ) -> None:
         self._outbox = outbox
         self._limits = limits
+        self._lifetime = lifetime
+        self._expires_at = 0.0
         self._clock = clock
         self._logger = logger
         self._epoch = 0
@@ -284,6 +296,7 @@ class OutboxKeeper:
         try:
             if not await self._outbox.renew():
                 self.look()
+            await self._expire()
             await self._take_over()
         except OutboxError as error:
             self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
@@ -304,6 +317,17 @@ class OutboxKeeper:
             if len(self._mine) >= CLAIM:
                 self._more_to_claim = True
                 return
+
+    async def _expire(self) -> None:
+        """Erase, now and then, what nobody may send any more: its visitor was never heard of again."""
+        now = self._clock.time()
+        if now < self._expires_at:
+            return
+        self._expires_at = now + EXPIRY
+        expired = await self._outbox.expire(now - self._lifetime)
+        if expired:
+            message = "%d events were erased from the outbox unsent: older than delivery_timeout=%g s"
+            self._logger.warning(message, expired, self._lifetime)
 
     def adopt(self, command: EventCommand) -> None:
         """Take note of an event that was taken over."""

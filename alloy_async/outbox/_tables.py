@@ -487,6 +487,19 @@ def _forget_refusals(connection: sqlite3.Connection) -> None:
     connection.execute(f"DELETE FROM refusal WHERE epoch <= ({seen})")  # noqa: S608 - words of ours
 
 
+def expire(connection: sqlite3.Connection, worker: Worker, accepted_before: float, now: float) -> int:
+    """Erase events of the dead that are too old, and return how many there were."""
+    with Transaction(connection):
+        _attend(connection, worker)
+        dead = [one for one in _dead(connection, now) if one != worker.id]
+        old = f"DELETE FROM event WHERE owner IN ({_listed(dead)}) AND accepted_at < ?"  # noqa: S608 - numbers
+        expired = connection.execute(old, (accepted_before,)).rowcount
+        if expired > 0:
+            _recount(connection)
+            connection.execute("UPDATE state SET unswept = ?", (_next_epoch(connection),))
+    return max(expired, 0)
+
+
 def purge(connection: sqlite3.Connection, keys: Collection[int] | None) -> int:
     """Erase events, or all of them, of whatever worker, and return how many there were."""
     with Transaction(connection):

@@ -143,6 +143,14 @@ class Outbox(Protocol):
         """
         ...
 
+    async def expire(self, accepted_before: float) -> int:
+        """Erase events that belong to no living worker and are too old, and return how many there were.
+
+        Args:
+            accepted_before: seconds since 1970.
+        """
+        ...
+
     async def renew(self) -> bool:
         """Renew the lease for ``LEASE`` seconds; return False when it had run out in the meantime.
 

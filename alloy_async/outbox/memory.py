@@ -109,6 +109,15 @@ class MemoryOutbox:
         self._keep(worker, claimed)
         return [Claimed(key, event) for key, event in claimed.items()]
 
+    async def expire(self, accepted_before: float) -> int:
+        """Erase events that belong to no living worker and are too old, and return how many there were."""
+        self._working("write")
+        expired = 0
+        for one in self._others():
+            old = [key for key, event in one.events.items() if event.accepted_at < accepted_before]
+            expired += len(self._shelf.remove(one, old))
+        return expired
+
     async def renew(self) -> bool:
         """Renew the lease; return False when it had run out in the meantime."""
         worker = self._working("write")

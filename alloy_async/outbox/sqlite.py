@@ -83,6 +83,15 @@ class SQLiteOutbox:
             "read", lambda file: _tables.claim(file, worker, visitors, wanted, self._clock.time())
         )
 
+    async def expire(self, accepted_before: float) -> int:
+        """Erase events that belong to no living worker and are too old, and return how many there were."""
+        worker = await self._working("write")
+        now = self._clock.time()
+        expired = await self._run("erase", lambda file: _tables.expire(file, worker, accepted_before, now))
+        if expired:
+            self._sweeper.soon()
+        return expired
+
     async def renew(self) -> bool:
         """Renew the lease; return False when it had run out in the meantime."""
         worker = await self._working("write")

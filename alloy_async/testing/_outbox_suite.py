@@ -328,6 +328,15 @@ class OutboxConformance:
         changes = await one.changes(epoch)
         _true(one.may_send(changes.epoch), "who has heard of it may send again")
 
+    async def test_events_that_are_too_old_are_erased(self, make_outbox: MakeOutbox) -> None:
+        """What no living worker has and is older than asked is erased; the living keep theirs."""
+        await _left_behind(make_outbox, 2)
+        outbox, epoch = await _opened(make_outbox)
+        await _store(outbox, epoch, 1)
+        _equal(await outbox.expire(1.0), 0, "nothing is older than itself")
+        _equal(await outbox.expire(2.0), 2, "what was left behind is too old")
+        _equal((await outbox.shelf()).events, 1, "a living worker's event stays, however old")
+
     async def test_renewing(self, make_outbox: MakeOutbox, clock: ManualClock) -> None:
         """A lease that is renewed in time goes on; one that had run out is given again, and it is said."""
         outbox, epoch = await _opened(make_outbox)

@@ -34,8 +34,8 @@ MUTANTS = [
     ),
     Mutant(
         "1 no consent, no trace: consent is not asked again right before the wire",
-        "_courier.py",
-        "        return all(command.verdict() is Verdict.PASS for command in batch)",
+        "_batch.py",
+        "        return all(gate.verdict(epoch) is Verdict.PASS for gate, epoch in self._gates())",
         "        return True",
     ),
     Mutant(
@@ -45,8 +45,8 @@ MUTANTS = [
         "        if False:",
     ),
     Mutant(
-        "3 in order: the outbox hands out the newest first",
-        "outbox/memory.py",
+        "3 in order: the line hands out the newest first",
+        "_line.py",
         "        return self._waiting.keys()",
         "        return reversed(self._waiting)",
     ),
@@ -61,6 +61,24 @@ MUTANTS = [
         "_visitor.py",
         "        self._courier.recall()\n        for future",
         "        for future",
+    ),
+    Mutant(
+        "3 in order: what an earlier start has left is overtaken",
+        "_outbox_keeper.py",
+        "        if visitor in self._recovered:",
+        "        if True:",
+    ),
+    Mutant(
+        "4 refusal reaches everywhere: what another process withdrew is not looked at before the wire",
+        "_outbox_keeper.py",
+        "        if self.is_current and self._outbox.may_send(self._epoch):",
+        "        if True:",
+    ),
+    Mutant(
+        "4 refusal reaches everywhere: what is on disk is not erased",
+        "_erasing.py",
+        "            await self._keeper.erase(key)",
+        "            pass",
     ),
     Mutant(
         "5 a choice is durable: yes releases before it is written",
@@ -79,6 +97,18 @@ MUTANTS = [
         "_ledger.py",
         "        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1",
         '        if outcome != "overflowed":\n            self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1',
+    ),
+    Mutant(
+        "6 nothing is lost in silence: what is kept for the next start is erased at the end",
+        "_commands.py",
+        '        if self.key is not None and outcome != "kept":',
+        "        if self.key is not None:",
+    ),
+    Mutant(
+        "6 nothing is lost in silence: what waits for another attempt is forgotten",
+        "_courier.py",
+        "            heapq.heappush(self._again, _Waiting(due, batch.head.order, next(self._holds), batch))",
+        "            pass",
     ),
     Mutant(
         "7 bounded: parking has no bound",

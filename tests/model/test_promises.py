@@ -109,9 +109,9 @@ class Promises(RuleBasedStateMachine):
 
     @rule(target=calls, name=people, asks=st.booleans(), stored=st.booleans())
     def event(self, name, asks, stored):
-        return self.run(self._event(name, asks, stored))
+        return self.run(self._event(name, asks, stored=stored))
 
-    async def _event(self, name, asks, stored=False):
+    async def _event(self, name, asks, *, stored=False):
         person, alloy = self.world.people[name], self.alloys[name]
         number = len(person.calls)
         before = alloy.statistics()

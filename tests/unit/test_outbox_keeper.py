@@ -322,3 +322,19 @@ async def test_the_outbox_can_be_asked_how_it_stands(open_alloy, options):
     async with Alloy() as alloy:
         await alloy.configure(**options)
         assert (await alloy.get_outbox_info()).events == 0
+
+
+async def test_what_nobody_may_send_any_more_is_erased_and_said(options, shelf, clock, edge, caplog):
+    """Its visitor was never heard of again: after the delivery timeout it goes, with a line in the log."""
+    first = await another(options, shelf, clock)
+    await first.opt_in(purposes="all")
+    edge.hold()
+    first.event()
+    await settle()
+    await closed(first, clock)
+    clock.advance(604_801)
+    second = await another(options, shelf, clock, store="memory")
+    await settle()
+    assert shelf.events == 0
+    assert any("1 events were erased from the outbox unsent" in line for line in caplog.messages)
+    await second.aclose()
