@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..stores.base import VisitorKey
 
@@ -18,8 +18,7 @@ LEASE = 15.0
 """Seconds a worker's lease holds; it is renewed three times in that time."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEvent:
+class OutboxEvent(NamedTuple):
     """An event as it waits.
 
     Attributes:
@@ -33,10 +32,13 @@ class OutboxEvent:
 
     visitor: VisitorKey
     event_id: str
-    body: bytes = field(repr=False)  # not in what tools print of local variables
+    body: bytes
     needs_answer: bool
     names_person: bool
     accepted_at: float
+
+    def __repr__(self) -> str:  # without the body, which must not be in what tools print of local variables
+        return f"OutboxEvent({self.visitor!r}, {self.event_id!r}, {len(self.body)} bytes)"
 
 
 @dataclass(frozen=True, slots=True)
