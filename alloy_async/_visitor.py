@@ -81,9 +81,8 @@ class Visitor:
         logger: logging.Logger,
     ) -> None:
         self.ledger = ledger
-        self.hooks: Hooks | None = (
-            hooks if hooks else None
-        )  # asking whether there is any costs next to nothing
+        # None where there are none: asked several times for each event.
+        self.hooks: Hooks | None = hooks or None
         self.clock = clock
         self.failures = failures
         self.identity = Identity()
