@@ -16,7 +16,7 @@ from ._commands import GatedCall
 from ._consent._rules import Purposes, parse_choice
 from ._engine import Engine, make_clock
 from ._event import build_event
-from ._futures import CommandFuture, FailureLog, HomeLoop
+from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._json import Unfit
 from ._ledger import Ledger, Statistics
 from ._options import BROWSER_ONLY, ConfigureOptions
@@ -97,6 +97,7 @@ class Alloy:
         self._failures = FailureLog(self._logger, SystemClock())
         self._engine: Engine | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._starting: CommandFuture[None] | None = None
         self._asking: set[asyncio.Task[Shelf]] = set()
         self._inherited: Settings | None = None
         _instances.add(self)
@@ -417,12 +418,14 @@ class Alloy:
         task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
         engine.starting = task
+        self._starting = future
 
     def _configure_ended(self, task: asyncio.Task[None], engine: Engine, future: CommandFuture[None]) -> None:
         error = AlloyClosed("configure") if task.cancelled() else task.exception()
         if error is None:
             future.resolve(None)
             return
+        engine.refuse_all()  # one that is cancelled before its first step does not do so itself
         if self._engine is engine:
             self._engine = None
         known = isinstance(error, AlloyError)
@@ -438,11 +441,13 @@ class Alloy:
         """
         if self._engine is not None:
             self._inherited = self._engine.settings
-        _of_the_parent.append((self._engine, self._closing, self._asking, self._home, self._ledger))
+        _of_the_parent.append(
+            (self._engine, self._closing, self._starting, self._asking, self._home, self._ledger)
+        )
         self._home = HomeLoop()
         self._ledger = Ledger()
         self._failures = FailureLog(self._logger, SystemClock())
-        self._engine = self._closing = None
+        self._engine = self._closing = self._starting = None
         self._asking = set()
 
     def _configure_again(self, command: str) -> None:
@@ -520,6 +525,9 @@ class Alloy:
     async def _close(self, grace: float) -> None:
         if self._engine is not None:
             await self._engine.stop(grace)
+        if self._starting is not None:
+            self._starting.reject(AlloyClosed("configure"))
+        await cancel_all(self._asking)
         self._failures.flush()
 
 

@@ -21,6 +21,7 @@ from ._batch import Batch
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand
 from ._consent._rules import Verdict
+from ._futures import cancel_all
 from ._ledger import Ledger
 from ._line import Line
 from ._outbox_keeper import OutboxKeeper
@@ -29,6 +30,7 @@ from .edge.breaker import Breaker
 from .edge.client import EdgeClient
 from .edge.protocol import EventResult, Reply, cut, failing_event, result_for, was_ignored
 from .edge.retry import RetryPolicy, is_about_input, is_outage, next_wait
+from .edge.token import AccessRefused
 from .edge.transport import Withdrawn
 from .errors import AlloyError, ConsentDeclined, EdgeError, NetworkError, OutboxFull
 from .hooks import CircuitChanged, Hooks
@@ -125,7 +127,6 @@ class Courier:
         if self._keeper is not None and command.key is None:
             self._keeper.put(command)
             return
-        self._paused = False
         self._line.put(command)
         self.wake()
 
@@ -143,6 +144,17 @@ class Courier:
         """End what is queued and has been refused; what is on the wire settles with the truth."""
         in_slices(self._queued(), self._end_if_refused)
 
+    def take_over(self, commands: list[EventCommand]) -> None:
+        """Take events that others left; all at once, for they go before what is in line."""
+        self._line.give_back(commands)
+        self.wake()
+
+    def resume(self) -> None:
+        """Go on after requests were cancelled by somebody else: the application has said something new."""
+        if self._paused:
+            self._paused = False
+            self.wake()
+
     def hurry(self) -> None:
         """Send what is queued without waiting for company."""
         self._in_a_hurry = True
@@ -158,12 +170,8 @@ class Courier:
         self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
-        tasks = list(self._under_way)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await slice_by_slice(self._queued(), self._close)
+        await cancel_all(self._under_way)
+        await slice_by_slice(self.open_commands(), self._close)
 
     def wake(self) -> None:
         """Look at what waits in the next turn of the loop, so that what is called in one turn travels together."""
@@ -181,6 +189,8 @@ class Courier:
 
     def _pump(self) -> None:
         self._look = None
+        if self._paused or any(task.cancelling() for task in self._under_way):
+            return  # the loop is ending, or somebody cancels every task: see _was_cancelled
         while len(self._under_way) < self._max_in_flight and not self._closed:
             now = self._clock.monotonic()
             if self._clear_front(now) == SLICE:
@@ -289,17 +299,19 @@ class Courier:
         batch.drop_ended()
         if batch.consents():
             return
-        barred = [command for command in batch.commands if command.verdict() is not Verdict.PASS]
-        batch.commands = [command for command in batch.commands if command not in barred]
+        barred: list[EventCommand] = []
+        commands, batch.commands = batch.commands, []
+        for command in commands:
+            (batch.commands if command.verdict() is Verdict.PASS else barred).append(command)
         for visitor, theirs in groupby(barred, key=lambda command: command.visitor):
             visitor.gate.readmit(theirs)
 
     def _end_if_too_late(self, batch: Batch, now: float) -> None:
+        for command in batch.commands:
+            if self._deadline(command) > now:
+                break
+            command.fail(self._too_late())
         batch.drop_ended()
-        if batch.commands and self._deadline(batch.head) <= now:
-            for command in batch.commands:
-                command.fail(self._too_late())
-            batch.commands = []
 
     def _too_late(self) -> NetworkError:
         problem = f"not delivered within delivery_timeout={self._lifetime:g} s; the circuit is {self._breaker.circuit}"
@@ -336,6 +348,9 @@ class Courier:
         batch = self._under_way.pop(task)
         if task.cancelled():  # not in the task: one that is cancelled before its first step runs nothing
             self._was_cancelled(batch)
+        elif (error := task.exception()) is not None:
+            self._note_circuit(self._breaker.gave_up)
+            self._end(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
         self.wake()
 
     def _was_cancelled(self, batch: Batch) -> None:
@@ -349,6 +364,7 @@ class Courier:
                 self._close(command)
             return
         self._paused = True
+        self._note_circuit(self._breaker.gave_up)
         self._send_again(batch)
 
     async def _carry(self, batch: Batch) -> None:
@@ -431,7 +447,7 @@ class Courier:
             error,
             attempt=batch.attempts,
             consents=any(command.verdict() is not Verdict.REFUSE for command in batch.commands),
-            remaining=self._deadline(batch.head) - self._clock.monotonic(),
+            remaining=self._deadline(batch.commands[-1]) - self._clock.monotonic(),
             now=self._clock.time(),
             chance=random.random(),  # noqa: S311 - spreads clients, hides nothing
         )
@@ -490,7 +506,9 @@ class Courier:
     # The endpoint's state
 
     def _note_outage(self, error: AlloyError) -> None:
-        if is_outage(error):
+        if not isinstance(error, (EdgeError, NetworkError)) or isinstance(error, AccessRefused):
+            self._note_circuit(self._breaker.gave_up)  # the endpoint itself was not asked
+        elif is_outage(error):
             chance = random.random()  # noqa: S311 - as above
             self._note_circuit(lambda: self._breaker.failed(self._clock.monotonic(), chance))
         else:

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
+from ._commands import EventCommand
 from ._courier import KEPT_TIMEOUT, Courier
 from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
@@ -131,9 +132,8 @@ class Engine:
             await self._open_outbox()
             await self._apply_kept_choice()
         except BaseException:
+            self.refuse_all()
             await self._close_gate(NotConfigured)
-            for _, refuse in self._waiting:
-                refuse()
             await self._release_resources()
             raise
         self.ready = True
@@ -141,6 +141,13 @@ class Engine:
             self._keeper.claim()
         for go_on, _ in self._waiting:
             go_on()
+
+    def refuse_all(self) -> None:
+        """End what waits for a ``configure`` that has failed; harmless when called twice."""
+        self.visitor.gate.close(NotConfigured)
+        waiting, self._waiting = self._waiting, []
+        for _, refuse in waiting:
+            refuse()
 
     def when_ready(self, go_on: Callable[[], Any], refuse: Callable[[], Any]) -> None:
         """Call one of the two when ``start`` has ended."""
@@ -177,12 +184,14 @@ class Engine:
         for future in waiting:
             self.flush(future)
 
-    def _consenting(self) -> list[VisitorKey]:
-        return [self.visitor.key] if self.visitor.gate.is_opted_in else []
+    def _consenting(self) -> dict[VisitorKey, int]:
+        gate = self.visitor.gate
+        return {self.visitor.key: gate.epoch} if gate.is_opted_in else {}
 
-    def _recover(self, claimed: Claimed) -> None:
-        if self._keeper is not None:
-            self._keeper.adopt(self.visitor.recover(claimed))
+    def _recover(self, claimed: Sequence[Claimed], epochs: Mapping[VisitorKey, int]) -> list[EventCommand]:
+        commands = [self.visitor.recover(one, epochs[one.event.visitor]) for one in claimed]
+        self._courier.take_over(commands)
+        return commands
 
     def _refused_elsewhere(self, visitor: VisitorKey) -> None:
         if visitor == self.visitor.key:
@@ -216,6 +225,7 @@ class Engine:
             self._flushes.append(future)
             self._courier.hurry()
             return
+        self.visitor.go_on()
         remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
 
         arranged = False
@@ -223,6 +233,8 @@ class Engine:
         def look() -> None:
             nonlocal arranged
             arranged = False
+            if future.done():
+                remaining.clear()
             while remaining and remaining[-1].stage in {None, "parked"}:
                 remaining.pop()
             if not remaining:
@@ -237,6 +249,7 @@ class Engine:
 
         loop = asyncio.get_running_loop()
         self._ledger.watch(look_soon)
+        future.add_done_callback(lambda _: look_soon())
         self._courier.hurry()
         look()
 
@@ -245,6 +258,8 @@ class Engine:
         await self._within(grace, self._finish())
         if self.starting is not None:
             self.starting.cancel()
+        for future in self._flushes:
+            future.reject(AlloyClosed("flush"))
         await self._close_gate()
         await self.visitor.stop()
         if self._keeper is not None:
@@ -279,11 +294,15 @@ class Engine:
             await asyncio.sleep(0)
 
     async def _release_resources(self) -> None:
-        await self._edge.aclose()
-        if self._keeper is not None:
-            await self._keeper.aclose()
-        if self._owns_store:
-            await self._store.aclose()
+        try:
+            if self._keeper is not None:
+                await self._keeper.aclose()  # first: others can go on with what is kept
+        finally:
+            try:
+                await self._edge.aclose()
+            finally:
+                if self._owns_store:
+                    await self._store.aclose()
 
 
 def make_clock(settings: Settings) -> Clock:

@@ -11,13 +11,17 @@ from .stores.base import Preference, Store, VisitorKey
 
 __all__ = ["ErasingStore"]
 
+_REFUSED = Preference("none", chosen_at=0.0, expires_at=1e12, source="forget")
+"""What is kept while a visitor is being forgotten."""
+
 
 class ErasingStore:
     """Erases a visitor's events along with a refusal or a forgetting; the rest is the store's own.
 
     The choice first: other processes that share the outbox see there that somebody declined, and read from the store
-    what holds now; it must not say what held before. A process that is killed in between leaves events that the next
-    start erases. Either is done when the other fails; the failure is heard, and both are tried again.
+    what holds now; it must not say what held before. A process that is killed in between leaves a refusal, after which
+    the next start erases what is left. Either is done when the other fails; the failure is heard, and both are tried
+    again.
 
     Args:
         store: keeps choices and identities.
@@ -41,13 +45,16 @@ class ErasingStore:
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice, identity and events."""
-        await self._both(key, self._store.forget(key))
+        await self._both(key, self._store.save_preference(key, _REFUSED))
+        await self._store.forget(key)
 
     async def _both(self, key: VisitorKey, keeping: Coroutine[Any, Any, None]) -> None:
         try:
             await keeping
-        finally:
+        except Exception:  # not a cancellation: closing must not wait for a second disk that hangs
             await self._erase(key)
+            raise
+        await self._erase(key)
 
     async def _erase(self, key: VisitorKey) -> None:
         problem = None

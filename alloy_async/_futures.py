@@ -8,14 +8,18 @@ import contextlib
 import logging
 import os
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
 from ._clock import Clock
 from .errors import AlloyError, InvalidCommand
 
-__all__ = ["CommandFuture", "FailureLog", "HomeLoop", "Owner"]
+__all__ = ["CommandFuture", "FailureLog", "HomeLoop", "Owner", "cancel_all"]
 
 T = TypeVar("T")
+
+CANCEL_TIME = 0.1
+"""Seconds that closing waits for tasks it has cancelled."""
 
 LOG_DELAY = 0.2
 """Seconds that failures are gathered before they are logged as one line."""
@@ -171,6 +175,15 @@ class CommandFuture(asyncio.Future[T]):
         error = self.exception()  # looking at it clears the flag
         if isinstance(error, AlloyError):
             self._failures.note(error, self.get_loop())
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for them, a moment at most: code of somebody else's may swallow a cancellation."""
+    waiting = list(tasks)
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting, timeout=CANCEL_TIME)
 
 
 class HomeLoop:

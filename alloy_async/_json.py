@@ -209,7 +209,7 @@ def _write_plain(value: object) -> bytes | None:
     return None
 
 
-def _is_plain(root: Any, *, keys_too: bool) -> bool:  # noqa: C901, PLR0912 - a call for each object would be the cost
+def _is_plain(root: Any, *, keys_too: bool) -> bool:  # noqa: C901, PLR0911, PLR0912 - a call for each object would be the cost
     """Tell whether a tree consists of JSON's own types and of numbers that every encoder writes alike.
 
     A tuple is not plain: the snapshot has a list in its place.

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand
 from ._consent._rules import Verdict
+from ._futures import cancel_all
 from .errors import ConsentDeclined, OutboxError, OutboxFull
 from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
 
@@ -70,6 +71,7 @@ class OutboxKeeper:
         self._erased: dict[VisitorKey, int] = {}
         self._unwritten: list[EventCommand] = []
         self._group: list[EventCommand] = []
+        self._adrift: list[EventCommand] = []
         self._ended: list[int] = []
         self._mine: dict[int, EventCommand] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -82,23 +84,25 @@ class OutboxKeeper:
         self._more_to_claim = False
         self._recovered: set[VisitorKey] = set()
         self._on_refused: Callable[[VisitorKey], object] = _nothing
-        self._on_claimed: Callable[[Claimed], object] = _nothing
+        self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
-        self._consenting: Callable[[], Collection[VisitorKey]] = tuple
+        self._consenting: Callable[[], Mapping[VisitorKey, int]] = dict
 
     async def open(
         self,
         *,
-        consenting: Callable[[], Collection[VisitorKey]],
-        on_claimed: Callable[[Claimed], object],
+        consenting: Callable[[], Mapping[VisitorKey, int]],
+        on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, int]], list[EventCommand]],
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
     ) -> None:
         """Begin work.
 
         Args:
-            consenting: returns the visitors that consent now; only theirs is taken over.
-            on_claimed: takes an event that a dead worker, or an earlier start, has left.
+            consenting: returns the visitors that consent now, each with the epoch of its gate; only theirs is taken
+                over. What comes back belongs to that epoch: a refusal in between is a refusal of it.
+            on_claimed: takes events that dead workers, or an earlier start, have left, with those epochs, and returns
+                them as commands.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
 
@@ -145,7 +149,7 @@ class OutboxKeeper:
 
     def unwritten(self) -> list[EventCommand]:
         """Return the events that are not stored yet."""
-        return [*self._group, *self._unwritten]
+        return [*self._adrift, *self._group, *self._unwritten]
 
     def _write_ended(self) -> None:
         self._lazy = None
@@ -171,11 +175,15 @@ class OutboxKeeper:
         ended, self._ended = self._ended, []
         try:
             stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
-        except OutboxError as error:
+        except asyncio.CancelledError:
+            # It may still be carried out: what it held must neither be forgotten nor repeated.
+            self._adrift += group
+            self._ended = ended + self._ended
+            raise
+        except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
             self._group = []
-            self._not_written(group, ended, error)
+            self._not_written(group, ended, _as_outbox_error("write", raised))
             return False
-        # Only now: a cancelled write may still be carried out, and what it held must neither be forgotten nor repeated.
         self._group = []
         self._written(group, stored)
         return True
@@ -232,7 +240,12 @@ class OutboxKeeper:
         try:
             await self._outbox.renew()
             self._apply(await self._outbox.changes(self._epoch))
-        except OutboxError as error:
+            if not self._outbox.may_send(
+                self._epoch
+            ):  # it cannot tell: not asked again and again without a pause
+                self._again = self._clock.call_later(LAZY, self._look_again)
+        except Exception as raised:  # noqa: BLE001 - as above
+            error = _as_outbox_error("read", raised)
             self._logger.error("%s; nothing is sent until it can be read", error)
             self._again = self._clock.call_later(AGAIN, self._look_again)
         finally:
@@ -258,6 +271,9 @@ class OutboxKeeper:
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
         if command.key == GONE and command.stage == "queued":
+            if command.verdict() is Verdict.REFUSE:
+                command.fail(ConsentDeclined(command.name))
+                return
             problem = "it was purged, or another worker has taken it over."
             command.fail(OutboxError("keep", "shared by several workers", problem))
 
@@ -267,7 +283,16 @@ class OutboxKeeper:
         Raises:
             OutboxError: it could not be done.
         """
-        epoch = await self._outbox.erase(visitor)
+        try:
+            epoch = await self._outbox.erase(visitor)
+        except Exception as raised:  # noqa: BLE001 - as above
+            problem = _as_outbox_error("erase", raised)
+        else:
+            self._note_erased(visitor, epoch)
+            return
+        raise problem
+
+    def _note_erased(self, visitor: VisitorKey, epoch: int) -> None:
         self._erased[visitor] = epoch
         if epoch == self._epoch + 1:
             self._epoch = epoch  # nothing else has happened
@@ -298,7 +323,8 @@ class OutboxKeeper:
                 self.look()
             await self._expire()
             await self._take_over()
-        except OutboxError as error:
+        except Exception as raised:  # noqa: BLE001 - as above
+            error = _as_outbox_error("read", raised)
             self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
         finally:
             self._claiming = None
@@ -307,9 +333,10 @@ class OutboxKeeper:
         """Take over as much as memory should hold; the rest follows as these events end."""
         self._more_to_claim = False
         while visitors := self._consenting():
-            claimed = await self._outbox.claim(visitors, count=CLAIM, size=CLAIM_SIZE)
-            for one in claimed:
-                self._on_claimed(one)
+            claimed = await self._outbox.claim(visitors.keys(), count=CLAIM, size=CLAIM_SIZE)
+            for command in self._on_claimed(claimed, visitors):
+                if command.key is not None:
+                    self._mine[command.key] = command
             if not claimed:
                 self._recovered.update(visitors)
                 self._on_current()
@@ -317,6 +344,7 @@ class OutboxKeeper:
             if len(self._mine) >= CLAIM:
                 self._more_to_claim = True
                 return
+        self._on_current()
 
     async def _expire(self) -> None:
         """Erase, now and then, what nobody may send any more: its visitor was never heard of again."""
@@ -329,17 +357,12 @@ class OutboxKeeper:
             message = "%d events were erased from the outbox unsent: older than delivery_timeout=%g s"
             self._logger.warning(message, expired, self._lifetime)
 
-    def adopt(self, command: EventCommand) -> None:
-        """Take note of an event that was taken over."""
-        if command.key is not None:
-            self._mine[command.key] = command
-
     # The end
 
     async def finish(self) -> None:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
-        await _end(self._claiming)
+        await cancel_all(task for task in [self._claiming] if task is not None)
         self._start_writing()
         if self._writing is not None:
             await asyncio.wait([self._writing])
@@ -348,8 +371,7 @@ class OutboxKeeper:
         """Stop; what is kept is left to others."""
         self._open = False
         self._call_off_timers()
-        for task in (self._claiming, self._looking, self._writing):
-            await _end(task)
+        await cancel_all(task for task in (self._claiming, self._looking, self._writing) if task is not None)
         await self._outbox.aclose()
 
     def _call_off_timers(self) -> None:
@@ -369,17 +391,25 @@ def _nothing(*_: object) -> None:
     """Hear of something before there is anybody to tell."""
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task])
+def _no_commands(*_: object) -> list[EventCommand]:
+    return []
+
+
+def _as_outbox_error(action: str, error: Exception) -> OutboxError:
+    """Return an outbox's own error; a foreign one's text may hold what must not be logged."""
+    if isinstance(error, OutboxError):
+        return error
+    return OutboxError(action, "that was given", f"it raised {type(error).__name__}.")
 
 
 def _is_wanted(command: EventCommand) -> bool:
-    """Return whether an event is still to be stored; end it when it has been refused meanwhile."""
-    if command.stage is not None and command.verdict() is Verdict.REFUSE:
-        command.fail(ConsentDeclined(command.name))
-    return command.stage is not None
+    """Return whether an event is to be stored; one that has lost its consent meanwhile goes back to the gate."""
+    if command.stage is None:
+        return False
+    if command.verdict() is Verdict.PASS:
+        return True
+    command.visitor.gate.readmit([command])
+    return False
 
 
 def _row(command: EventCommand, released_at: float) -> OutboxEvent:

@@ -103,7 +103,7 @@ class PreferenceKeeper:
         except ConsentStoreError as error:
             self._logger.warning("%s; the visitor's choice counts as unknown", error)
             return
-        if ticket != self._ticket or self._wish is not None:
+        if ticket != self._ticket or self._wish is not None or self._owed is not None:
             return
         if preference is not None:
             self._apply(preference)
@@ -152,8 +152,9 @@ class PreferenceKeeper:
 
     def _try_again(self) -> None:
         self._call_off_retry()
-        if self._owed is not None and self._wish is None:
+        if self._wish is None:
             self._wish = self._owed
+        if self._wish is not None:
             self._start()
 
     def _call_off_retry(self) -> None:

@@ -15,7 +15,7 @@ from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 from ._courier import Courier
 from ._event import EventParts, rebuild_event, with_identity
-from ._futures import CommandFuture, FailureLog
+from ._futures import CommandFuture, FailureLog, cancel_all
 from ._json import Unfit, decode
 from ._ledger import Ledger
 from ._options import EventFilter
@@ -122,6 +122,7 @@ class Visitor:
 
     def choose(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
+        self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
             self.identity.erase()
@@ -132,7 +133,8 @@ class Visitor:
 
         What the visitor says now is read from the store; until then events wait.
         """
-        self.gate.forget()
+        if self.gate.purposes != "none":  # what is said here holds
+            self.gate.forget()
         self.identity.erase()
         self._recall()
         self._own(self.keeper.read_again(), "alloy-preference-again")
@@ -175,6 +177,7 @@ class Visitor:
             future=future,
             ends_when_stored=ends_when_stored,
         )
+        self._courier.resume()
         self.gate.admit(command)
 
     def depart(self, command: EventCommand) -> None:
@@ -202,7 +205,7 @@ class Visitor:
         """Erase an event from the durable outbox, where it has ended."""
         self._courier.no_longer_stored(command)
 
-    def recover(self, claimed: Claimed) -> EventCommand:
+    def recover(self, claimed: Claimed, epoch: int) -> EventCommand:
         """Take over an event that an earlier start, or a dead worker, has left in a durable outbox.
 
         It goes before everything that this process was called with: it is older. Nobody awaits it; a failure is logged.
@@ -217,8 +220,8 @@ class Visitor:
             called_at=self.clock.monotonic(),
             future=CommandFuture(self.failures),
         )
+        command.epoch = epoch  # of when it was asked for; a refusal since then is a refusal of it
         command.recover(claimed.key, age=self.clock.time() - event.accepted_at)
-        self._courier.accept(command)
         return command
 
     def withdraw(self, command: EventCommand) -> None:
@@ -237,6 +240,11 @@ class Visitor:
         self._departing.append(command)
         if len(self._departing) > 1 and self._departing[-2].order > command.order:  # it comes a second time
             self._departing = deque(sorted(self._departing, key=lambda waiting: waiting.order))
+
+    def go_on(self) -> None:
+        """Go on with what waits to depart, where somebody else has cancelled the task that brings it."""
+        if self._departing:
+            self._start_departure()
 
     def _start_departure(self) -> None:
         if self._departure is None:
@@ -259,6 +267,9 @@ class Visitor:
                     await asyncio.sleep(0)
         finally:
             self._departure = None
+            if self._leaving is not None:  # cancelled by somebody else
+                self._departing.appendleft(self._leaving)
+                self._leaving = None
 
     async def _depart_one(self, command: EventCommand) -> None:
         if not self._may_go_on(command):
@@ -487,12 +498,10 @@ class Visitor:
 
     async def stop(self) -> None:
         """End everything between the gate and the courier with ``AlloyClosed``, and stop reading and writing."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await slice_by_slice(self.open_commands(), lambda command: command.fail(AlloyClosed(command.name)))
+        commands = self.open_commands()
+        self._departing.clear()  # a filter that swallows the cancellation must not be asked about the next event
+        await cancel_all(self._tasks)
+        await slice_by_slice(commands, lambda command: command.fail(AlloyClosed(command.name)))
         for future in self._take_ecid_wanted():
             future.reject(AlloyClosed("get_ecid"))
         await self.keeper.stop()

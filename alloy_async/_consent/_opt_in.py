@@ -225,13 +225,17 @@ class OptInState:
         They keep their place before those that were called later, and their epoch: after a refusal they are refused.
         They have been accepted, so no bound turns them away.
         """
-        oldest = next(iter(self._parked), None)
+        oldest, newest = next(iter(self._parked), None), next(reversed(self._parked), None)
+        last, in_order = (-_NEVER if newest is None else newest.order), True
         for command in commands:
             if command.ended:
                 continue  # a hook that heard of another one's parking has cancelled it
+            in_order = in_order and last < command.order
+            last = command.order
             command.parked_at = self._clock.monotonic() if oldest is None else oldest.parked_at
             self._hold(command)
-        self._parked = OrderedDict(sorted(self._parked.items(), key=lambda item: item[0].order))
+        if not in_order:  # sorting for each slice of very many that come back in order would take seconds
+            self._parked = OrderedDict(sorted(self._parked.items(), key=lambda item: item[0].order))
         self._settle_parked()
 
     def leave(self, command: Parkable) -> None:

@@ -92,7 +92,7 @@ def retry_after_seconds(text: str | None, now: float) -> float | None:
         return float(text[:9])  # more digits would be decades
     try:
         moment = parsedate_to_datetime(text[:100])
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # A date without a zone is UTC. Source: RFC 9110, section 5.6.7.
     return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now, 0.0)

@@ -38,8 +38,13 @@ class Sweeper:
         self._delay = _SOONEST
         self._rests_until = clock.monotonic()
         self._unswept = False
+        self._closed = False
         self._again: Cancellable | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Begin again after ``aclose``."""
+        self._closed = False
 
     async def sweep(self) -> None:
         """Sweep what was erased; where that has to wait, arrange for it."""
@@ -57,6 +62,7 @@ class Sweeper:
 
     async def aclose(self) -> None:
         """Try once more what is not done; the file remembers it for the next worker."""
+        self._closed = True
         self._call_off()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -86,6 +92,8 @@ class Sweeper:
 
     def _arrange(self, delay: float) -> None:
         self._call_off()
+        if self._closed:
+            return
         self._again = self._clock.call_later(delay, self._start)
 
     def _call_off(self) -> None:

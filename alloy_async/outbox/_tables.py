@@ -225,11 +225,14 @@ def _attend(connection: sqlite3.Connection, worker: Worker) -> float:
 
 
 def renew(connection: sqlite3.Connection, worker: Worker, now: float) -> bool:
-    """Renew the lease; return False when it had run out."""
+    """Renew the lease; return False when it had run out.
+
+    The worker itself is told by the caller, in the loop: nothing may be sent under the new lease before it is known
+    there that the old one had run out.
+    """
     with Transaction(connection):
         held = _attend(connection, worker) > now
         connection.execute("UPDATE worker SET lease_until = ? WHERE id = ?", (now + LEASE, worker.id))
-    worker.lease_until = now + LEASE
     return held
 
 

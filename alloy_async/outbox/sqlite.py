@@ -18,7 +18,7 @@ from ._damage import set_aside
 from ._seat import Seat
 from ._sweeper import Sweeper
 from ._tables import Row, Worker
-from .base import Changes, Claimed, OutboxEvent, Shelf, Stored, VisitorKey
+from .base import LEASE, Changes, Claimed, OutboxEvent, Shelf, Stored, VisitorKey
 
 __all__ = ["Row", "SQLiteOutbox"]
 
@@ -61,6 +61,7 @@ class SQLiteOutbox:
     async def open(self) -> int:
         """Begin work as a new worker, and return the epoch; a damaged file is set aside."""
         await self._leave()
+        self._sweeper.begin()
         seat = Seat(self.path, Worker())
         epoch = await self._begin(seat)
         self._seat = seat
@@ -95,7 +96,10 @@ class SQLiteOutbox:
     async def renew(self) -> bool:
         """Renew the lease; return False when it had run out in the meantime."""
         worker = await self._working("write")
-        return await self._run("write", lambda file: _tables.renew(file, worker, self._clock.time()))
+        now = self._clock.time()
+        held = await self._run("write", lambda file: _tables.renew(file, worker, now))
+        worker.lease_until = now + LEASE
+        return held
 
     def may_send(self, epoch: int) -> bool:
         """Return whether the lease holds and the epoch is still this one."""
