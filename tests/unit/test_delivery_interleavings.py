@@ -1,0 +1,339 @@
+"""What may come between two steps of the delivery: refusals, cancellations, other workers, disks that hang."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from common import IDS, settle
+
+from alloy_async import Alloy, AlloyError, ConsentDeclined, ConsentStoreError, NetworkError, _outbox_keeper
+from alloy_async.edge import EdgeResponse
+from alloy_async.edge.breaker import TOLERATED
+from alloy_async.outbox import MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
+from alloy_async.stores import MemoryStore, Preference
+
+KEY = VisitorKey(IDS["ims_org_id"], IDS["config_id"])
+
+
+@pytest.fixture(autouse=True)
+def chance(monkeypatch):
+    """Jitter at its upper end."""
+    monkeypatch.setattr("alloy_async._courier.random.random", lambda: 1.0)
+
+
+@pytest.fixture
+def shelf():
+    """What the outboxes of a test share."""
+    return MemoryShelf()
+
+
+async def left_behind(shelf, clock, *names):
+    """Leave events on the shelf, as a worker that has closed."""
+    worker = MemoryOutbox(shelf, clock=clock)
+    await worker.open()
+    events = [
+        OutboxEvent(KEY, name, json.dumps({"xdm": {"eventType": name}}).encode(), False, True, clock.time())
+        for name in names
+    ]
+    await worker.write(events, [], epoch=shelf.epoch)
+    await worker.aclose()
+
+
+def cancel_requests():
+    for task in asyncio.all_tasks():
+        if task.get_name() == "alloy-request":
+            task.cancel()
+
+
+async def test_what_comes_back_during_a_refusal_is_refused(options, shelf, clock, edge):
+    """None and all again while events are being taken over: they belong to what was refused."""
+
+    class Slow(MemoryOutbox):
+        held = None
+
+        async def claim(self, *arguments, **keywords):
+            claimed = await super().claim(*arguments, **keywords)
+            if claimed:
+                self.held = asyncio.get_running_loop().create_future()
+                await self.held
+            return claimed
+
+    outbox = Slow(shelf, clock=clock)
+    await left_behind(shelf, clock, "old")
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox})
+        await alloy.opt_in(purposes="all")
+        alloy.event(type="new")
+        await settle()
+        assert outbox.held is not None
+        refused = alloy.opt_in(purposes="none")
+        agreed = alloy.opt_in(purposes="all")
+        outbox.held.set_result(None)
+        await refused
+        await agreed
+        await alloy.event(type="after")
+    assert edge.event_types == ["after"]
+
+
+@pytest.mark.parametrize("text", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 99 Foo 2026", "\0"])
+async def test_a_malformed_retry_after_leaves_no_future_pending(options, edge, clock, text):
+    """It is as if it were not there."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False})
+        edge.answers.append(EdgeResponse(503, {"retry-after": text}, b""))
+        event = alloy.event()
+        await settle()
+        clock.advance(0.5)
+        await event
+
+
+async def test_a_mistake_after_a_failure_leaves_no_future_pending(options, edge, monkeypatch):
+    """Whatever happens in deciding what follows, each event of the batch ends."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False})
+        monkeypatch.setattr("alloy_async._courier.next_wait", lambda *_, **__: 1 / 0)
+        edge.answers.append(EdgeResponse(503, {}, b""))
+        event = alloy.event()
+        await settle()
+        assert type(event.exception()) is AlloyError
+
+
+async def test_a_probe_that_somebody_cancels_leaves_its_place_to_another(options, edge, clock):
+    """The courier does not stop for good: the next event's request probes the endpoint."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False, "max_attempts": 100})
+        edge.answers += [NetworkError("http://edge", "down") for _ in range(TOLERATED)]
+        events = [alloy.event(view_start=True) for _ in range(TOLERATED)]
+        await settle()
+        edge.hold()
+        clock.advance(1.0)
+        await settle()
+        assert alloy.statistics().circuit == "half-open"
+        cancel_requests()
+        await settle()
+        edge.release()
+        clock.advance(1.0)
+        for event in [*events, alloy.event()]:
+            await event
+
+
+async def test_nothing_starts_by_itself_after_requests_were_cancelled(options, edge, clock):
+    """That is how a loop ends; the next command, or closing, goes on with what waits, under the same ids."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False, "max_in_flight": 1})
+        await alloy.event(type="first")
+        edge.hold()
+        events = [alloy.event(type=name, view_start=True) for name in "ab"]
+        await settle()
+        cancel_requests()
+        await settle()
+        assert edge.event_types == ["first", "a"]
+        edge.release()
+        clock.advance(60)
+        await settle()
+        assert edge.event_types == ["first", "a"]
+        events.append(alloy.event(type="c"))
+        for event in events:
+            await event
+    assert edge.event_types == ["first", "a", "a", "b", "c"]
+
+
+async def test_a_cancelled_write_is_neither_forgotten_nor_repeated(options, shelf, clock):
+    """Its events end when the instance is closed, and nothing is open in the books."""
+
+    class Hangs(MemoryOutbox):
+        hanging = False
+
+        async def write(self, *arguments, **keywords):
+            if self.hanging:
+                await asyncio.get_running_loop().create_future()
+            return await super().write(*arguments, **keywords)
+
+    outbox = Hangs(shelf, clock=clock)
+    alloy = Alloy()
+    await alloy.configure(**options | {"outbox": outbox, "opt_in_enabled": False})
+    outbox.hanging = True
+    event = alloy.event(type="a")
+    await settle()
+    next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-outbox-write").cancel()
+    await settle()
+    outbox.hanging = False
+    await alloy.event(type="b")
+    closing = asyncio.ensure_future(alloy.aclose(grace=1.0))
+    await settle()
+    clock.advance(1.0)
+    books = await closing
+    assert event.done()
+    assert (books.accepted, books.delivered, books.open) == (2, 1, 0)
+
+
+async def test_an_outbox_that_raises_what_it_should_not_ends_in_a_documented_error(options, clock):
+    """A foreign exception never reaches a future, and never leaves one pending."""
+
+    class Broken(MemoryOutbox):
+        async def write(self, *_, **__):
+            raise ConnectionError("secret")
+
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": Broken(clock=clock), "opt_in_enabled": False})
+        event = alloy.event()
+        await settle()
+        assert "ConnectionError" in str(event.exception())
+        assert "secret" not in str(event.exception())
+
+
+async def test_a_refusal_that_only_memory_knows_is_not_undone_by_another_process(options, shelf, clock, edge):
+    """The store still says the old yes; what the visitor said here holds."""
+
+    class Full(MemoryStore):
+        async def save_preference(self, key, preference):
+            if preference.purposes == "none":
+                raise ConsentStoreError("save", "the test's store", "the disk is full.")
+            await super().save_preference(key, preference)
+
+    async with Alloy() as alloy:
+        outbox = MemoryOutbox(shelf, clock=clock)
+        await alloy.configure(**options | {"outbox": outbox, "store": Full()})
+        await alloy.opt_in(purposes="all")
+        await alloy.event(type="first")
+        with pytest.raises(ConsentStoreError):
+            await alloy.opt_in(purposes="none")
+        other = MemoryOutbox(shelf, clock=clock)
+        await other.open()
+        await other.erase(KEY)
+        alloy._engine._keeper.look()
+        await settle()
+        assert isinstance(alloy.event(type="leak").exception(), ConsentDeclined)
+        await settle()
+    assert edge.event_types == ["first"]
+
+
+async def test_closing_does_not_wait_for_a_disk_that_hangs(options, shelf, clock):
+    """While a refusal is being written and erased, on a store and an outbox that never answer."""
+
+    class Hangs(MemoryStore):
+        async def save_preference(self, key, preference):
+            if preference.purposes == "none":
+                await asyncio.get_running_loop().create_future()
+            await super().save_preference(key, preference)
+
+    class HangsToo(MemoryOutbox):
+        async def erase(self, visitor):
+            return await asyncio.get_running_loop().create_future()
+
+    alloy = Alloy()
+    await alloy.configure(**options | {"store": Hangs(), "outbox": HangsToo(shelf, clock=clock)})
+    await alloy.opt_in(purposes="all")
+    alloy.opt_in(purposes="none")
+    await settle()
+    closing = asyncio.ensure_future(alloy.aclose(grace=0.1))
+    for _ in range(40):
+        await settle()
+        clock.advance(0.1)
+    async with asyncio.timeout(5):
+        assert (await closing).open == 0
+
+
+async def test_an_outbox_that_cannot_tell_is_not_asked_without_a_pause(options, shelf, clock):
+    """It says that nothing may be sent, although nothing has happened: it is asked again a moment later."""
+
+    class Undecided(MemoryOutbox):
+        looks = 0
+        undecided = False
+
+        def may_send(self, epoch):
+            return not self.undecided and super().may_send(epoch)
+
+        async def changes(self, since):
+            self.looks += 1
+            return await super().changes(since)
+
+    outbox = Undecided(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "opt_in_enabled": False})
+        await alloy.event()
+        outbox.undecided = True
+        event = alloy.event()
+        await settle(200)
+        assert outbox.looks <= 2
+        outbox.undecided = False
+        clock.advance(_outbox_keeper.LAZY)
+        await event
+
+
+async def test_what_loses_its_consent_while_another_group_is_written_is_not_stored(options, shelf, clock):
+    """It goes back to the gate, and waits in memory."""
+
+    class Slow(MemoryOutbox):
+        held = None
+
+        async def write(self, *arguments, **keywords):
+            stored = await super().write(*arguments, **keywords)
+            if self.held is not None:
+                await self.held
+            return stored
+
+    outbox = Slow(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "preference_max_age": 100.0})
+        await alloy.opt_in(purposes="all")
+        await alloy.event(type="first")
+        outbox.held = held = asyncio.get_running_loop().create_future()
+        alloy.event(type="being written")
+        await settle()
+        late = alloy.event(type="late")
+        await settle()
+        clock.advance(101)
+        outbox.held = None
+        held.set_result(None)
+        await settle()
+        kept = [event.body for worker in shelf.workers for event in worker.events.values()]
+        assert not any(b'"late"' in body for body in kept)
+        assert alloy.statistics().parked >= 1
+        late.cancel()
+
+
+async def test_forgetting_leaves_nothing_that_a_later_yes_revives(options, shelf, clock, edge, store):
+    """Killed in the middle of it, the process has left a refusal: the next start erases what is left."""
+
+    class Killed(MemoryOutbox):
+        async def erase(self, visitor):
+            return await asyncio.get_running_loop().create_future()
+
+    alloy = Alloy()
+    await alloy.configure(**options | {"outbox": Killed(shelf, clock=clock)})
+    await alloy.opt_in(purposes="all")
+    edge.hold()
+    alloy.event(type="before")
+    await settle()
+    alloy.forget()
+    await settle()
+    kept = await store.load_preference(KEY)
+    assert kept.purposes == "none"
+    edge.release()
+    closing = asyncio.ensure_future(alloy.aclose(grace=0.1))
+    for _ in range(40):
+        await settle()
+        clock.advance(0.1)
+    await closing
+
+
+async def test_many_events_refused_elsewhere_end_as_refused(options, shelf, clock, edge, store):
+    """Also those beyond the first slice: nobody is told that they were purged."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock), "max_in_flight": 1})
+        await alloy.opt_in(purposes="all")
+        edge.hold()
+        events = [alloy.event(view_start=True) for _ in range(1_200)]
+        await settle(60)
+        other = MemoryOutbox(shelf, clock=clock)
+        await other.open()
+        await other.erase(KEY)
+        await store.save_preference(KEY, Preference("none", clock.time(), clock.time() + 1_000))
+        edge.release()
+        await settle(60)
+        ended = [event for event in events if event.done() and event.exception() is not None]
+        assert len(ended) >= 1_190
+        assert {type(event.exception()) for event in ended} == {ConsentDeclined}
