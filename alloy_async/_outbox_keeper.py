@@ -69,6 +69,8 @@ class OutboxKeeper:
         self._logger = logger
         self._epoch = 0
         self._erased: dict[VisitorKey, int] = {}
+        # A refusal of our own must be known as ours before anybody reads that there was one.
+        self._order = asyncio.Lock()
         self._unwritten: list[EventCommand] = []
         self._group: list[EventCommand] = []
         self._adrift: list[EventCommand] = []
@@ -238,8 +240,9 @@ class OutboxKeeper:
 
     async def _look(self) -> None:
         try:
-            await self._outbox.renew()
-            self._apply(await self._outbox.changes(self._epoch))
+            async with self._order:
+                await self._outbox.renew()
+                self._apply(await self._outbox.changes(self._epoch))
             if not self._outbox.may_send(
                 self._epoch
             ):  # it cannot tell: not asked again and again without a pause
@@ -283,13 +286,14 @@ class OutboxKeeper:
         Raises:
             OutboxError: it could not be done.
         """
-        try:
-            epoch = await self._outbox.erase(visitor)
-        except Exception as raised:  # noqa: BLE001 - as above
-            problem = _as_outbox_error("erase", raised)
-        else:
-            self._note_erased(visitor, epoch)
-            return
+        async with self._order:
+            try:
+                epoch = await self._outbox.erase(visitor)
+            except Exception as raised:  # noqa: BLE001 - as above
+                problem = _as_outbox_error("erase", raised)
+            else:
+                self._note_erased(visitor, epoch)
+                return
         raise problem
 
     def _note_erased(self, visitor: VisitorKey, epoch: int) -> None:

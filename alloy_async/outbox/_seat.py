@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import weakref
 from pathlib import Path
 
 from .._database import Guarded
@@ -46,7 +47,9 @@ class Seat:
             raise sqlite3.OperationalError("the file was moved or deleted while it was in use")
         with self._reader.lock:
             if self._reader.connection is None:
-                self._reader.connection = _connect(self._path)
+                self._reader.connection = connection = _connect(self._path)
+                # At exit at the latest: Python warns of a connection that is still open then.
+                weakref.finalize(self, connection.close)
 
     def holds(self, now: float) -> bool:
         """Return whether the lease holds, as far as this process knows.

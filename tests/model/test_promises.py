@@ -269,6 +269,8 @@ class Promises(RuleBasedStateMachine):
             call.killed = call.killed or not call.future.done()
             call.cancelled = call.cancelled and call.number not in kept  # it had not come to erasing it
         self.buried.append(self.alloys.pop(name))
+        if not leases_run_out:
+            self.world.left_behind[name] |= kept
         if leases_run_out:
             await self._advance(LEASE + 1)
         await self._start_again(name)
