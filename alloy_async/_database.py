@@ -19,6 +19,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -229,12 +230,30 @@ def _connect(file: _File, *, create: bool) -> sqlite3.Connection:
     )
     try:
         for pragma in file.pragmas:
-            connection.execute(pragma)
+            _execute_patiently(connection, pragma)
         file.prepare(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute a statement, and again while somebody else holds the file.
+
+    SQLite's own patience does not reach as far as the change to a write-ahead log: of several processes that open a new
+    file at once, all but one are told at once that it is locked.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)  # on the file's own thread
+        else:
+            return
 
 
 def _post(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

@@ -86,10 +86,11 @@ class Seat:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Made in one thread and used in another, one at a time.
-    connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA query_only = ON")
-        _epoch(connection)  # the first time takes longer
+        _epoch(connection)  # the first time takes longer, and may have to wait for others that open the file
+        connection.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         connection.close()
         raise

@@ -34,17 +34,14 @@ class Hasty(SystemClock):
         return super().call_later(delay / 100, callback)
 
 def say(*words):
-    print(*words, flush=True)
+    # In one piece: whoever is killed in the middle of a line would leave half of it before the next one's.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 def hear():
     return sys.stdin.readline().strip()
 
 async def told():
     return await asyncio.to_thread(hear)
-
-async def turns(count=50):
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 """
 
