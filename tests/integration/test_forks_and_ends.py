@@ -467,8 +467,8 @@ async def test_an_instance_that_is_never_closed_says_what_it_could_not_send(edge
         await alloy.opt_in(purposes="all")
         await asyncio.gather(*[alloy.event(type=str(number), ack="stored") for number in range(10)])
         alloy.event(type="on the wire", view_start=True)
-        while (await alloy.get_outbox_info()).events < 41:
-            pass
+        say("called")
+        await told()
 
     asyncio.run(main())
     say("done")
@@ -476,6 +476,10 @@ async def test_an_instance_that_is_never_closed_says_what_it_could_not_send(edge
     script = script.replace("HELD", "global alloy" if held_by == "the module" else "pass")
     edge.hold()
     async with running(script, durable | {"outbox": outbox}) as process:
+        if outbox == "sqlite":
+            assert await process.hear() == "called"
+            await edge.until(lambda: len(edge.events) == 41 and edge.holding == len(edge.requests))
+            process.tell()
         assert await process.end() == ["done"]
     assert process.status == 0, process.stderr
     lines = [line for line in process.stderr.splitlines() if "that nobody awaited" not in line]
