@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import textwrap
 from contextlib import asynccontextmanager
@@ -88,7 +89,7 @@ class Process:
 
 @asynccontextmanager
 async def running(script: str, options: dict, *, dev: bool = True):
-    """Run a script after the prelude; it is killed, if it still runs, when the block ends."""
+    """Run a script after the prelude; it is killed with its children, if it still runs, when the block ends."""
     source = PRELUDE.format(options=options) + textwrap.dedent(script)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     flags = ["-X", "dev"] if dev else []
@@ -101,10 +102,11 @@ async def running(script: str, options: dict, *, dev: bool = True):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment,
+        start_new_session=True,
     )
     try:
         yield Process(process)
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the same pipes
             await process.communicate()
