@@ -77,7 +77,7 @@ class Engine:
         self._logger = logger
         hooks = Hooks(settings.hooks, logger)
         outbox = _make_outbox(settings, self.clock)
-        self._keeper = None if outbox is None else _make_keeper(outbox, settings, self.clock, logger)
+        self._keeper = None if outbox is None else _make_keeper(outbox, settings, ledger, self.clock, logger)
         self._store, self._owns_store = _make_store(settings)
         transport = _make_transport(settings)
         self._edge = EdgeClient(
@@ -382,10 +382,12 @@ def _outbox_path(settings: Settings) -> Path:
     return path
 
 
-def _make_keeper(outbox: Outbox, settings: Settings, clock: Clock, logger: logging.Logger) -> OutboxKeeper:
+def _make_keeper(
+    outbox: Outbox, settings: Settings, ledger: Ledger, clock: Clock, logger: logging.Logger
+) -> OutboxKeeper:
     limits = {"max_queued": settings.max_queued, "max_queued_bytes": settings.max_queued_bytes}
     lifetime = settings.delivery_timeout or KEPT_TIMEOUT
-    return OutboxKeeper(outbox, limits=limits, lifetime=lifetime, clock=clock, logger=logger)
+    return OutboxKeeper(outbox, limits=limits, lifetime=lifetime, ledger=ledger, clock=clock, logger=logger)
 
 
 def _make_transport(settings: Settings) -> Transport:
@@ -426,12 +428,17 @@ def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int) -> N
     parked = ledger.abandoned["parked"] + books.parked
     queued = ledger.abandoned["queued"] + books.queued
     sending = ledger.abandoned["sending"] + books.sending
+    # Of an instance that was not closed: what is open and in the outbox is not gone.
+    open_and_stored = max(ledger.stored - books.kept, 0)
+    sending -= max(open_and_stored - queued, 0)
+    queued = max(queued - open_and_stored, 0)
+    kept = books.kept + open_and_stored
     gone = parked + queued + sending
-    if gone or books.kept:
+    if gone or kept:
         logger.warning(
             "closed: %d events could not be sent and are gone (%d waited for consent, %d for the edge, %d were on the "
             "wire), %d are kept in the outbox for the next start",
-            gone, parked, queued, sending, books.kept,
+            gone, parked, queued, sending, kept,
         )  # fmt: skip
 
 

@@ -108,6 +108,7 @@ class Ledger:
         retries: see ``Statistics``.
         abandoned: events that ended because the instance was closed, by the stage they were in; without those that are
             kept on disk.
+        stored: events of this instance that are in a durable outbox now.
         circuit: see ``Statistics``.
     """
 
@@ -120,6 +121,7 @@ class Ledger:
         self.recovered = 0
         self.retries = 0
         self.abandoned: Counter[Stage | None] = Counter()
+        self.stored = 0
         self.circuit: Circuit = "closed"
 
     @property

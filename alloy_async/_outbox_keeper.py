@@ -19,6 +19,7 @@ from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand
 from ._consent._rules import Verdict
 from ._futures import cancel_all
+from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
 from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
 
@@ -48,6 +49,7 @@ class OutboxKeeper:
         outbox: where events are kept.
         limits: ``max_queued`` and ``max_queued_bytes`` by these names, for the error that tells of a full outbox.
         lifetime: seconds that an event may wait for its delivery.
+        ledger: knows how many events are in the outbox.
         clock: where time comes from.
         logger: hears of what goes wrong without harm.
     """
@@ -58,9 +60,11 @@ class OutboxKeeper:
         *,
         limits: dict[str, int],
         lifetime: float,
+        ledger: Ledger,
         clock: Clock,
         logger: logging.Logger,
     ) -> None:
+        self._ledger = ledger
         self._outbox = outbox
         self._limits = limits
         self._lifetime = lifetime
@@ -142,7 +146,7 @@ class OutboxKeeper:
     def ended(self, command: EventCommand) -> None:
         """Erase an event soon, which was delivered, failed or was withdrawn."""
         if command.key is not None and command.key != GONE:
-            self._mine.pop(command.key, None)
+            self._ledger.stored -= self._mine.pop(command.key, None) is not None
             self._ended.append(command.key)
             if self._more_to_claim and len(self._mine) < CLAIM:
                 self.claim()
@@ -206,6 +210,7 @@ class OutboxKeeper:
                 self.ended(command)  # it was withdrawn while it was being written
             else:
                 self._mine[key] = command
+                self._ledger.stored += 1
                 command.stored()
 
     def _turned_away(self, command: EventCommand, stored: Stored) -> None:
@@ -268,6 +273,7 @@ class OutboxKeeper:
         for key in changes.gone:
             command = self._mine.pop(key, None)
             if command is not None:
+                self._ledger.stored -= 1
                 command.key = GONE
                 self.end_if_gone(command)
 
@@ -341,6 +347,7 @@ class OutboxKeeper:
             for command in self._on_claimed(claimed, visitors):
                 if command.key is not None:
                     self._mine[command.key] = command
+                    self._ledger.stored += 1
             if not claimed:
                 self._recovered.update(visitors)
                 self._on_current()
