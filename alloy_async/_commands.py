@@ -207,6 +207,12 @@ class EventCommand:
             if self.visitor.hooks:
                 self._emit_failure(error, outcome)
 
+    def end_if_refused(self) -> None:
+        """End, if it waits for the wire and its visitor has declined."""
+        if self.stage == "queued" and self.verdict() is Verdict.REFUSE:
+            self.visitor.withdraw(self)
+            self.fail(ConsentDeclined(self.name))
+
     def close(self) -> None:
         """End: the instance is closed; what is in a durable outbox stays there."""
         self.fail(AlloyClosed(self.name, kept=self.key is not None and self.key != GONE))

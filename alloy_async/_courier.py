@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._batch import Batch
 from ._clock import Cancellable, Clock
-from ._commands import GONE, EventCommand
+from ._commands import EventCommand
 from ._consent._rules import Verdict
 from ._futures import cancel_all
 from ._ledger import Ledger
@@ -142,7 +142,7 @@ class Courier:
 
     def recall(self) -> None:
         """End what is queued and has been refused; what is on the wire settles with the truth."""
-        in_slices(self._queued(), self._end_if_refused)
+        in_slices(self._queued(), self._end_if_barred)
 
     def take_over(self, commands: list[EventCommand]) -> None:
         """Take events that others left; all at once, for they go before what is in line."""
@@ -467,7 +467,7 @@ class Courier:
     def _hold(self, batch: Batch, due: float) -> None:
         batch.drop_ended()
         for command in batch.commands:
-            self._end_if_refused(command)
+            self._end_if_barred(command)
         batch.drop_ended()
         if batch.commands:
             heapq.heappush(self._again, _Waiting(due, batch.head.order, next(self._holds), batch))
@@ -491,12 +491,9 @@ class Courier:
         self.recall()
         self.wake()
 
-    def _end_if_refused(self, command: EventCommand) -> None:
-        if command.stage == "queued" and command.verdict() is Verdict.REFUSE:
-            self._line.remove(command)
-            command.fail(ConsentDeclined(command.name))
-        elif command.key == GONE and self._keeper is not None:
-            self._line.remove(command)
+    def _end_if_barred(self, command: EventCommand) -> None:
+        command.end_if_refused()
+        if self._keeper is not None:
             self._keeper.end_if_gone(command)
 
     def _close(self, command: EventCommand) -> None:

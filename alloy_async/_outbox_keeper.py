@@ -195,9 +195,8 @@ class OutboxKeeper:
         return True
 
     def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
-        started = (
-            self._clock.time() - self._clock.monotonic()
-        )  # what outlives the process goes by the wall clock
+        # What outlives the process goes by the wall clock.
+        started = self._clock.time() - self._clock.monotonic()
         return [_row(command, started + command.released_at) for command in group]
 
     def _written(self, group: list[EventCommand], stored: Stored) -> None:
@@ -248,9 +247,8 @@ class OutboxKeeper:
             async with self._order:
                 await self._outbox.renew()
                 self._apply(await self._outbox.changes(self._epoch))
-            if not self._outbox.may_send(
-                self._epoch
-            ):  # it cannot tell: not asked again and again without a pause
+            if not self._outbox.may_send(self._epoch):
+                # It cannot tell: it is not asked again and again without a pause.
                 self._again = self._clock.call_later(LAZY, self._look_again)
         except Exception as raised:  # noqa: BLE001 - as above
             error = _as_outbox_error("read", raised)
@@ -279,10 +277,9 @@ class OutboxKeeper:
 
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
+        command.end_if_refused()
         if command.key == GONE and command.stage == "queued":
-            if command.verdict() is Verdict.REFUSE:
-                command.fail(ConsentDeclined(command.name))
-                return
+            command.visitor.withdraw(command)
             problem = "it was purged, or another worker has taken it over."
             command.fail(OutboxError("keep", "shared by several workers", problem))
 

@@ -140,14 +140,10 @@ class Visitor:
         self._own(self.keeper.read_again(), "alloy-preference-again")
 
     def _recall(self) -> None:
-        in_slices(self.open_commands(), self._end_if_refused)
+        in_slices(self.open_commands(), EventCommand.end_if_refused)
         self._courier.recall()
         for future in self._take_ecid_wanted():
             future.reject(ConsentDeclined("get_ecid"))
-
-    def _end_if_refused(self, command: EventCommand) -> None:
-        if command.stage == "queued" and command.verdict() is Verdict.REFUSE:
-            command.fail(ConsentDeclined(command.name))
 
     # From the call to the gate, from the gate to the courier
 

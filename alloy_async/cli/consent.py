@@ -12,7 +12,7 @@ import typer
 from .. import ConsentStoreError
 from ..stores import Preference, SQLiteStore, VisitorKey
 from .options import CONFIG_ID_VARIABLES, ORG_ID_VARIABLES, StateDir
-from .terminal import say, warn
+from .terminal import moment, say, warn
 
 __all__ = ["app"]
 
@@ -127,8 +127,8 @@ def _print(found: list[_Stored]) -> None:
             continue
         expired = "; it has expired, and counts as not made" if _has_expired(preference) else ""
         say(f"choice        {preference.purposes}{expired}", style="bold")
-        say(f"chosen        {_moment(preference.chosen_at)}, source {preference.source}")
-        say(f"expires       {_moment(preference.expires_at)}")
+        say(f"chosen        {moment(preference.chosen_at)}, source {preference.source}")
+        say(f"expires       {moment(preference.expires_at)}")
 
 
 def _as_object(stored: _Stored) -> dict[str, object]:
@@ -139,20 +139,12 @@ def _as_object(stored: _Stored) -> dict[str, object]:
     return {
         **visitor,
         "choice": preference.purposes,
-        "chosenAt": _moment(preference.chosen_at),
+        "chosenAt": moment(preference.chosen_at),
         "source": preference.source,
-        "expiresAt": _moment(preference.expires_at),
+        "expiresAt": moment(preference.expires_at),
         "expired": _has_expired(preference),
     }
 
 
 def _has_expired(preference: Preference) -> bool:
     return preference.expires_at <= datetime.now(UTC).timestamp()
-
-
-def _moment(seconds: float) -> str:
-    """Write seconds since 1970 as ISO 8601."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g} seconds after 1970"

@@ -13,11 +13,10 @@ from .. import ConfigurationError
 from ..errors import OutboxError
 from ..outbox import Row, Shelf, SQLiteOutbox
 from ..stores import SQLiteStore
-from .consent import _moment
 from .flushing import Flushing, is_missing
 from .options import ConfigId, OrgId
 from .sending import CannotRun
-from .terminal import NoAnswer, NoTerminal, Terminal, say, warn
+from .terminal import NoAnswer, NoTerminal, Terminal, moment, say, warn
 
 __all__ = ["app"]
 
@@ -263,7 +262,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.event_id,
         row.visitor.datastream,
         str(row.size),
-        _moment(row.accepted_at),
+        moment(row.accepted_at),
         "interact" if row.needs_answer else "collect",
         "held" if row.claimed else "free",
     )
@@ -286,7 +285,7 @@ def _as_object(listing: _Listing) -> dict[str, object]:
                 "datastream": row.visitor.datastream,
                 "visitor": row.visitor.visitor,
                 "size": row.size,
-                "releasedAt": _moment(row.accepted_at),
+                "releasedAt": moment(row.accepted_at),
                 "needsAnswer": row.needs_answer,
                 "held": row.claimed,
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import Literal
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from .blocking import in_thread
 
-__all__ = ["NoAnswer", "NoTerminal", "Terminal", "printable", "say", "warn"]
+__all__ = ["NoAnswer", "NoTerminal", "Terminal", "moment", "printable", "say", "warn"]
 
 _ANSWERS: dict[str, Literal["all", "none"]] = {"y": "all", "yes": "all", "n": "none", "no": "none"}
 
@@ -21,6 +22,14 @@ class NoTerminal(Exception):
 
 class NoAnswer(Exception):
     """The person ended the input instead of answering."""
+
+
+def moment(seconds: float) -> str:
+    """Write seconds since 1970 as ISO 8601."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} seconds after 1970"
 
 
 def printable(text: str) -> str:

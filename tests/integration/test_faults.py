@@ -5,35 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import socket
-import struct
-import time
 from collections import Counter
-from contextlib import suppress
 
 import httpx
 import pytest
 from common import IDS
+from unkind import Hasty, UnkindServer
 
 from alloy_async import Alloy, ConsentDeclined, EdgeError, NetworkError
-from alloy_async._clock import SystemClock
 
 pytestmark = pytest.mark.integration
 
-RESET = struct.pack("ii", 1, 0)
 
-
-class Hasty(SystemClock):
-    """A clock on which waiting passes a hundred times as fast. The wall clock, by which leases go, is left alone."""
-
-    def monotonic(self):
-        return time.monotonic() * 100
-
-    def call_later(self, delay, callback):
-        return super().call_later(delay / 100, callback)
-
-
-class MiserableEdge:
+class MiserableEdge(UnkindServer):
     """An HTTP/1.1 server that answers at random, from a seed, and remembers what it read and what it took.
 
     Attributes:
@@ -50,43 +34,14 @@ class MiserableEdge:
         self.did = Counter()
         self.kind = True
         self._random = generator
-        self._serving = {}
 
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._welcome, "127.0.0.1", 0, limit=1 << 17)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-        for task, writer in self._serving.items():
-            writer.transport.abort()
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _welcome(self, reader, writer):
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._serving[task] = writer
-        task.add_done_callback(self._serving.pop)
-
-    async def _serve(self, reader, writer):
-        try:
-            while await self._serve_one(reader, writer):
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client left
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-    async def _serve_one(self, reader, writer):
+    async def serve_one(self, reader, writer):
         if not (first := await reader.read(1)):
             return False
         mood = self._mood()
         if mood == "reset before reading":
-            return self._reset(mood, writer)
+            self.did[mood] += 1
+            return self.reset(writer)
         head = (first + await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.split("content-length:")[1].split("\r\n")[0])
         events = json.loads(await reader.readexactly(length))["events"]
@@ -110,7 +65,8 @@ class MiserableEdge:
 
     async def _answer(self, mood, writer, events, *, collects):
         if mood == "reset after reading":
-            return self._reset(mood, writer)
+            self.did[mood] += 1
+            return self.reset(writer)
         if mood in {"503", "429"}:
             return self._say(mood, writer, int(mood), b"", "Retry-After: 0\r\n" if mood == "429" else "")
         kinds = [event["data"]["kind"] for event in events]
@@ -140,12 +96,6 @@ class MiserableEdge:
             f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\n{length}{headers}\r\n".encode() + body
         )
         return True
-
-    def _reset(self, mood, writer):
-        self.did[mood] += 1
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        writer.transport.abort()
-        return False
 
 
 PROBLEM = "https://ns.adobe.com/aep/errors/"

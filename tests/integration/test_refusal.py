@@ -5,37 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import socket
-import struct
-import time
 from asyncio import selector_events
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 
 import httpcore
 import httpx
 import pytest
 from common import IDS
+from unkind import Hasty, UnkindServer
 
 from alloy_async import Alloy, AlloyError
-from alloy_async._clock import SystemClock
 from alloy_async.stores import MemoryStore
 
 pytestmark = pytest.mark.integration
 
 MARK = re.compile(rb"mark-(\w+)-(\d+)-")
-
-RESET = struct.pack("ii", 1, 0)
-
-
-class Hasty(SystemClock):
-    """A clock on which waiting passes a hundred times as fast. The wall clock, by which leases go, is left alone."""
-
-    def monotonic(self):
-        return time.monotonic() * 100
-
-    def call_later(self, delay, callback):
-        return super().call_later(delay / 100, callback)
 
 
 class Wire:
@@ -79,49 +64,20 @@ class Wire:
         ]
 
 
-class Edge:
+class Edge(UnkindServer):
     """An HTTP/1.1 server that takes, refuses, resets, hesitates and hangs up at random."""
 
     def __init__(self, generator):
         self._random = generator
-        self._serving = {}
 
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._welcome, "127.0.0.1", 0, limit=1 << 17)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-        for task, writer in self._serving.items():
-            writer.transport.abort()
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _welcome(self, reader, writer):
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._serving[task] = writer
-        task.add_done_callback(self._serving.pop)
-
-    async def _serve(self, reader, writer):
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await self._serve_one(reader, writer):
-                await writer.drain()
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async def _serve_one(self, reader, writer):
+    async def serve_one(self, reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
         for _ in range(self._random.choice([0, 0, 0, 5, 20])):
             await asyncio.sleep(0)
         chance = self._random.random()
         if chance < 0.1:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            writer.transport.abort()
-            return False
+            return self.reset(writer)
         status, more = 204, ""
         if chance < 0.4:
             status, more = self._random.choice([503, 429]), "Retry-After: 0\r\nContent-Length: 0\r\n"
