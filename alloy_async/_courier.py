@@ -222,7 +222,7 @@ class Courier:
 
     def _is_blocked(self, now: float) -> bool:
         """Return whether nothing may start; when so, make sure that it is looked at again in time."""
-        if self._keeper is not None and not self._keeper.is_current:
+        if self._keeper is not None and not self._keeper.is_current():
             return True  # it wakes us
         if self._breaker.lets_start(now):
             return False

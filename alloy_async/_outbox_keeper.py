@@ -87,6 +87,7 @@ class OutboxKeeper:
         self._heart: Cancellable | None = None
         self._again: Cancellable | None = None
         self._open = False
+        self._stale = False
         self._more_to_claim = False
         self._recovered: set[VisitorKey] = set()
         self._on_refused: Callable[[VisitorKey], object] = _nothing
@@ -121,10 +122,11 @@ class OutboxKeeper:
         self._open = True
         self._beat_later()
 
-    @property
     def is_current(self) -> bool:
-        """Whether this worker knows what others did, as far as it can tell; if not, it is being asked."""
-        return self._open and self._looking is None and self._again is None
+        """Return whether this worker knows what others did, as far as it can tell; if not, ask, or go on asking."""
+        if self._stale and self._again is None:
+            self.look()  # which somebody may have cancelled
+        return self._open and not self._stale
 
     def has_recovered(self, visitor: VisitorKey) -> bool:
         """Return whether all that was left of a visitor has been taken over; until then newer events wait.
@@ -183,7 +185,7 @@ class OutboxKeeper:
             stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
         except asyncio.CancelledError:
             # It may still be carried out: what it held must neither be forgotten nor repeated.
-            self._adrift += group
+            self._adrift, self._group = self._adrift + group, []
             self._ended = ended + self._ended
             raise
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
@@ -231,13 +233,18 @@ class OutboxKeeper:
 
     def may_send(self) -> bool:
         """Return whether a request may be written now; when not, find out why."""
-        if self.is_current and self._outbox.may_send(self._epoch):
+        if not self.is_current():
+            return False
+        if self._outbox.may_send(self._epoch):
             return True
         self.look()
         return False
 
     def look(self) -> None:
         """Ask what others did; nothing is sent meanwhile."""
+        self._stale = (
+            True  # until the answer has been applied: a renewed lease alone says nothing of what others took
+        )
         if self._looking is None and self._open:
             self._call_off_again()
             self._looking = asyncio.Task(self._look(), name="alloy-outbox-look")
@@ -247,8 +254,8 @@ class OutboxKeeper:
             async with self._order:
                 await self._outbox.renew()
                 self._apply(await self._outbox.changes(self._epoch))
-            if not self._outbox.may_send(self._epoch):
-                # It cannot tell: it is not asked again and again without a pause.
+            self._stale = not self._outbox.may_send(self._epoch)
+            if self._stale:  # it cannot tell: it is not asked again and again without a pause
                 self._again = self._clock.call_later(LAZY, self._look_again)
         except Exception as raised:  # noqa: BLE001 - as above
             error = _as_outbox_error("read", raised)

@@ -337,3 +337,42 @@ async def test_many_events_refused_elsewhere_end_as_refused(options, shelf, cloc
         ended = [event for event in events if event.done() and event.exception() is not None]
         assert len(ended) >= 1_190
         assert {type(event.exception()) for event in ended} == {ConsentDeclined}
+
+
+async def test_a_look_that_somebody_cancels_is_taken_again_before_anything_is_sent(
+    options, shelf, clock, edge
+):
+    """The lease had run out and others took over: a renewed lease alone must not send their events from here."""
+
+    class Slow(MemoryOutbox):
+        held = None
+
+        async def changes(self, since):
+            if self.held is not None:
+                await self.held
+            return await super().changes(since)
+
+    outbox = Slow(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "opt_in_enabled": False})
+        await alloy.event(type="first")
+        edge.answers.append(EdgeResponse(503, {"retry-after": "60"}, b""))
+        event = alloy.event(type="taken over")
+        await settle()
+        alloy._engine._keeper._heart.cancel()  # the process sleeps, and its lease runs out
+        other = MemoryOutbox(shelf, clock=clock)
+        clock.advance(60 - 0.001)
+        await other.open()
+        assert [one.event.event_id for one in await other.claim([KEY], count=9, size=9_999)]
+        outbox.held = asyncio.get_running_loop().create_future()
+        clock.advance(0.001)
+        await settle()
+        next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-outbox-look").cancel()
+        await settle()
+        outbox.held.cancel()
+        outbox.held = None
+        alloy.event(type="later")
+        await settle(60)
+        assert edge.event_types.count("taken over") == 1
+        assert event.done()
+        await other.aclose()
