@@ -27,7 +27,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self.circuit: Circuit = "closed"
-        self.until = 0.0
+        self.until: float = 0.0
         self._outages = 0
         self._cool_down = FIRST_COOL_DOWN
 

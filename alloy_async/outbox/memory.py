@@ -31,11 +31,11 @@ class MemoryShelf:
     """What several ``MemoryOutbox`` objects share, as processes share a file."""
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.size = 0
+        self.epoch: int = 0
+        self.size: int = 0
         self.workers: list[_Worker] = []
         self.refusals: dict[VisitorKey, int] = {}
-        self.keys = itertools.count(1)
+        self.keys: Iterator[int] = itertools.count(1)
 
     @property
     def events(self) -> int:
