@@ -183,7 +183,7 @@ class Alloy:
         Source: adobe/alloy, event (2019) and sendEvent.
         """
         # Written out and not through _command: of all commands only this one is called thousands of times a second.
-        future: CommandFuture[EventResult] = CommandFuture(self._failures)
+        future: CommandFuture[EventResult] = CommandFuture.make(self._failures)
         try:
             engine = self._ready("event")
             needs_answer = _needs_answer(view_start, decision_scopes)
@@ -352,7 +352,7 @@ class Alloy:
             needs_engine: whether it is refused before ``configure``.
             after: whether it waits until ``configure`` has ended; the gate lets the others wait by itself.
         """
-        future: CommandFuture[Any] = CommandFuture(self._failures)  # raises RuntimeError where no loop runs
+        future: CommandFuture[Any] = CommandFuture.make(self._failures)  # raises RuntimeError where no loop runs
         try:
             self._ready(name) if needs_engine else self._check_open(name)
         except AlloyError as error:
@@ -367,7 +367,7 @@ class Alloy:
         return future
 
     def _failed(self, error: AlloyError) -> asyncio.Future[Any]:
-        future: CommandFuture[Any] = CommandFuture(self._failures)
+        future: CommandFuture[Any] = CommandFuture.make(self._failures)
         future.reject(error)
         return future
 
@@ -385,9 +385,7 @@ class Alloy:
             NotConfigured: there is none.
         """
         self._check_open(name)
-        if self._engine is None:
-            self._configure_again(name)
-        return self._configured
+        return self._engine or self._configure_again(name)
 
     @property
     def _configured(self) -> Engine:
@@ -409,7 +407,7 @@ class Alloy:
         self._inherited = None
         self._start(settings, future)
 
-    def _start(self, settings: Settings, future: CommandFuture[None]) -> None:
+    def _start(self, settings: Settings, future: CommandFuture[None]) -> Engine:
         if settings.debug_enabled:
             self._logger.setLevel(logging.DEBUG)
         failures = FailureLog(self._logger, make_clock(settings), errors_enabled=settings.errors_enabled)
@@ -418,6 +416,7 @@ class Alloy:
         task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
         engine.starting = task
+        return engine
         self._starting = future
 
     def _configure_ended(self, task: asyncio.Task[None], engine: Engine, future: CommandFuture[None]) -> None:
@@ -450,7 +449,7 @@ class Alloy:
         self._engine = self._closing = self._starting = None
         self._asking = set()
 
-    def _configure_again(self, command: str) -> None:
+    def _configure_again(self, command: str) -> Engine:
         """Configure as the parent process was; anything but that is for the application to say.
 
         Raises:
@@ -459,7 +458,7 @@ class Alloy:
         settings, self._inherited = self._inherited, None
         if settings is None or settings.client is not None or not isinstance(settings.transport, str):
             raise NotConfigured(command)
-        self._start(settings, CommandFuture(self._failures))
+        return self._start(settings, CommandFuture.make(self._failures))
 
     def _opt_in(self, purposes: object, future: CommandFuture[Purposes]) -> None:
         choice = parse_choice(purposes)

@@ -54,6 +54,8 @@ class Ids(Protocol):
         ...
 
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+
 _digits: list[str] = []
 """Random hex digits for the next identifiers, 32 each: the operating system is asked once for many."""
 
@@ -72,8 +74,7 @@ class RandomIds:
             text = _digits.pop()
         except IndexError:
             text = _more_digits()
-        variant = "89ab"[int(text[16], 16) & 3]
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 def _more_digits() -> str:

@@ -157,7 +157,7 @@ class EventCommand:
         if self.ends_when_stored:
             self.future.resolve(EventResult(self.event_id, stored=True))
             # Its own end is still to come. A failure that nobody can await any more is logged.
-            self.future = CommandFuture(self.visitor.failures, loop=self.future.get_loop())
+            self.future = CommandFuture.make(self.visitor.failures, loop=self.future.get_loop())
         self.visitor.carry(self)
 
     def verdict(self) -> Verdict:

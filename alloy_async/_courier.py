@@ -488,7 +488,7 @@ class Courier:
             command.queue()
         batch.drop_ended()
         self._line.give_back(batch.commands)
-        self.recall()
+        in_slices(batch.commands, self._end_if_barred)
         self.wake()
 
     def _end_if_barred(self, command: EventCommand) -> None:

@@ -283,7 +283,7 @@ class Engine:
             await asyncio.wait([self.starting])
         await self.visitor.keeper.finish()  # a yes that is being written still releases what waits for it
         await self._close_gate()
-        flushed: CommandFuture[None] = CommandFuture(self._failures)
+        flushed: CommandFuture[None] = CommandFuture.make(self._failures)
         self.flush(flushed)
         await flushed
         await self.visitor.finish()

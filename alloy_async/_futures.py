@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from ._clock import Clock
 from .errors import AlloyError, InvalidCommand
@@ -125,11 +125,26 @@ class CommandFuture(asyncio.Future[T]):
 
     __slots__ = ("_failures", "_owner")
 
-    def __init__(self, failures: FailureLog, *, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        # Asked for here: a bare Future would take a loop that does not run, where Python still makes one.
-        super().__init__(loop=loop or asyncio.get_running_loop())
-        self._failures = failures
-        self._owner: Owner | None = None
+    _failures: FailureLog
+    _owner: Owner | None
+
+    @classmethod
+    def make(cls, failures: FailureLog, *, loop: asyncio.AbstractEventLoop | None = None) -> Self:
+        """Make a future that has not ended.
+
+        Not a constructor, which would be a call in Python around asyncio's own: half of the cost of the whole.
+
+        Args:
+            failures: where its failure is counted that nobody looked at.
+            loop: its event loop; default: the one that runs.
+
+        Raises:
+            RuntimeError: none runs. A bare Future would take another one, where Python still makes one.
+        """
+        future = cls(loop=loop or asyncio.get_running_loop())
+        future._failures = failures
+        future._owner = None
+        return future
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Withdraw the command while it has not left; after that, only stop waiting for it."""
@@ -161,6 +176,7 @@ class CommandFuture(asyncio.Future[T]):
             return
         if self._failures.errors_enabled:
             self.set_exception(error)
+            self.__class__ = _FailedFuture  # type: ignore[assignment]  # of the same shape
             if quiet:
                 self.exception()
             return
@@ -168,9 +184,15 @@ class CommandFuture(asyncio.Future[T]):
         if not quiet:
             self._failures.note(error, self.get_loop())
 
+
+class _FailedFuture(CommandFuture[T]):
+    """One that ended with an error, and says so when nobody looked at it. The others need no finaliser, and die faster."""
+
+    __slots__ = ()
+
     def __del__(self) -> None:
         # asyncio keeps in this flag whether a failure was looked at; it is what its own finaliser reads.
-        if not hasattr(self, "_failures") or not self._log_traceback:
+        if not self._log_traceback:
             return
         error = self.exception()  # looking at it clears the flag
         if isinstance(error, AlloyError):

@@ -116,7 +116,7 @@ class Ledger:
         self._accepted = 0
         self._watchers: list[Callable[[], object]] = []
         self._stages: dict[Stage, int] = {"parked": 0, "queued": 0, "sending": 0}
-        self._outcomes: dict[Outcome, int] = {}
+        self._outcomes: Counter[Outcome] = Counter()
         self.queued_bytes = 0
         self.recovered = 0
         self.retries = 0
@@ -158,8 +158,9 @@ class Ledger:
     def end(self, size: int, stage: Stage, outcome: Outcome) -> None:
         """Move an event from a stage into its final column."""
         self.move(size, stage, None)
-        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
-        self._tell_watchers()
+        self._outcomes[outcome] += 1
+        if self._watchers:
+            self._tell_watchers()
 
     def _tell_watchers(self) -> None:
         for watcher in self._watchers:

@@ -29,12 +29,13 @@ class Line(Generic[E]):
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[E, int] = OrderedDict()
+        self._newest = 0
         self.size = 0
 
     def put(self, event: E) -> None:
         """Add an event: at the end, or in its place when it comes a second time."""
-        waiting = self._waiting
-        if not waiting or next(reversed(waiting)).order < event.order:
+        if event.order > self._newest or not self._waiting:
+            self._newest = event.order
             self._hold(event)
         else:
             self.give_back([event])

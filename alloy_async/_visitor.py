@@ -214,7 +214,7 @@ class Visitor:
             names_person=event.names_person,
             needs_answer=event.needs_answer,
             called_at=self.clock.monotonic(),
-            future=CommandFuture(self.failures),
+            future=CommandFuture.make(self.failures),
         )
         command.epoch = epoch  # of when it was asked for; a refusal since then is a refusal of it
         command.recover(claimed.key, age=self.clock.time() - event.accepted_at)

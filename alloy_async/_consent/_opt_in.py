@@ -266,7 +266,7 @@ class OptInState:
         try:
             loop = self._home.check(command)
         except InvalidCommand as error:
-            future: CommandFuture[Purposes] = CommandFuture(self._failures)
+            future: CommandFuture[Purposes] = CommandFuture.make(self._failures)
             future.reject(error)
             return future
         waiter = kind(self, self._failures, loop)
@@ -383,7 +383,7 @@ class _Waiter:
     def __init__(self, state: OptInState, failures: FailureLog, loop: asyncio.AbstractEventLoop) -> None:
         self._state = state
         self.epoch = state.epoch
-        self.future: CommandFuture[Purposes] = CommandFuture(failures, loop=loop)
+        self.future: CommandFuture[Purposes] = CommandFuture.make(failures, loop=loop)
         self.future.belongs_to(self)
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from http.cookiejar import CookieJar
 from typing import Any
@@ -25,7 +26,7 @@ _WRITING = "send_request_headers.started"
 
 
 class HttpxTransport:
-    """Sends requests through one ``httpx.AsyncClient``.
+    """Sends requests through ``httpx``.
 
     Args:
         settings: timeouts, proxy, certificates, bounds; ``client`` brings a client of the caller's.
@@ -35,7 +36,7 @@ class HttpxTransport:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._way = _OwnClient(settings) if settings.client is None else _CallersClient(settings.client)
+        self._way = _OwnClients(settings) if settings.client is None else _CallersClient(settings.client)
         self._limit = settings.max_answer_bytes
         self._timeout = settings.request_timeout
         self._longest = settings.connect_timeout + 2 * settings.request_timeout
@@ -61,14 +62,15 @@ class HttpxTransport:
 
     async def _exchange(self, request: EdgeRequest, extensions: dict[str, Any]) -> EdgeResponse:
         deadline = time.monotonic() + self._timeout
-        client = await self._way.client()
-        outgoing = self._way.build(client, request, extensions)
-        response = await client.send(outgoing, stream=True, follow_redirects=False, auth=None)
-        try:
-            headers = flat_headers(response.headers.raw)
-            return EdgeResponse(response.status_code, headers, await self._read(response, headers, deadline))
-        finally:
-            await response.aclose()
+        async with self._way.client() as client:
+            outgoing = self._way.build(client, request, extensions)
+            response = await client.send(outgoing, stream=True, follow_redirects=False, auth=None)
+            try:
+                headers = flat_headers(response.headers.raw)
+                body = await self._read(response, headers, deadline)
+            finally:
+                await response.aclose()
+        return EdgeResponse(response.status_code, headers, body)
 
     async def _read(self, response: httpx.Response, headers: Mapping[str, str], deadline: float) -> bytes:
         if response.is_stream_consumed:  # a mock that was made with its content
@@ -81,14 +83,28 @@ class HttpxTransport:
         return body.whole()
 
 
-class _OwnClient:
-    """A client of ours, with whose requests nobody else has a say."""
+class _OwnClients:
+    """Clients of ours, with whose requests nobody else has a say; each has one connection and makes one request at a time.
+
+    One client with a pool of them would cost more: at the beginning and at the end of each request httpcore looks at
+    every idle connection once for every other one. With eight that is a third of all that a request takes.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._client = LoopBound(_client_factory(settings), httpx.AsyncClient.aclose)
+        make = _client_factory(settings)
+        self._clients = LoopBound(lambda: _Clients(make), _Clients.aclose)
 
-    async def client(self) -> httpx.AsyncClient:
-        return await self._client.get()
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        clients = await self._clients.get()
+        client = clients.take()
+        try:
+            yield client
+        except BaseException:
+            # Whether its connection is free again after a cancellation or a failure is not for us to know.
+            await clients.discard(client)
+            raise
+        clients.give_back(client)
 
     @staticmethod
     def build(_: httpx.AsyncClient, request: EdgeRequest, extensions: dict[str, Any]) -> httpx.Request:
@@ -98,7 +114,34 @@ class _OwnClient:
         )
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._clients.aclose()
+
+
+class _Clients:
+    """The clients of one event loop. The one that was used last goes first, so that no more are open than are needed."""
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
+        self._make = make
+        self._idle: list[httpx.AsyncClient] = []
+        self._lent: set[httpx.AsyncClient] = set()
+
+    def take(self) -> httpx.AsyncClient:
+        client = self._idle.pop() if self._idle else self._make()
+        self._lent.add(client)
+        return client
+
+    def give_back(self, client: httpx.AsyncClient) -> None:
+        self._lent.remove(client)
+        self._idle.append(client)
+
+    async def discard(self, client: httpx.AsyncClient) -> None:
+        self._lent.discard(client)
+        await client.aclose()
+
+    async def aclose(self) -> None:
+        clients, self._idle = [*self._idle, *self._lent], []
+        for client in clients:
+            await client.aclose()
 
 
 class _CallersClient:
@@ -107,8 +150,9 @@ class _CallersClient:
     def __init__(self, client: object) -> None:
         self._client = _check_client(client)
 
-    async def client(self) -> httpx.AsyncClient:
-        return self._client
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        yield self._client
 
     @staticmethod
     def build(client: httpx.AsyncClient, request: EdgeRequest, extensions: dict[str, Any]) -> httpx.Request:
@@ -139,7 +183,6 @@ def _check_client(client: object) -> httpx.AsyncClient:
 
 def _client_factory(settings: Settings) -> Callable[[], httpx.AsyncClient]:
     """Return what makes clients; whatever is wrong with the settings is said now."""
-    most = settings.max_in_flight
     trust_env = heeds_environment(settings)
     # Made here: certificates take longer to load than a command may hold up the loop.
     bundle = settings.ca_bundle
@@ -148,7 +191,7 @@ def _client_factory(settings: Settings) -> Callable[[], httpx.AsyncClient]:
         httpx.AsyncClient,
         verify=context,
         proxy=None if settings.proxy is None else _check_proxy(settings.proxy),
-        limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         cookies=_NoCookies(),
         trust_env=trust_env,
         timeout=httpx.Timeout(settings.request_timeout, connect=settings.connect_timeout),

@@ -45,6 +45,8 @@ class Seat:
             return
         if _place(self._path) != self._place:
             raise sqlite3.OperationalError("the file was moved or deleted while it was in use")
+        if self._reader.connection is not None:
+            return  # without the lock: whoever asks for the epoch finds it free, and need not wait or guess
         with self._reader.lock:
             if self._reader.connection is None:
                 self._reader.connection = connection = _connect(self._path)
