@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ._commands import GONE, EventCommand
-from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
+
+if TYPE_CHECKING:
+    from ._visitor import Visitor
 
 __all__ = ["Batch"]
 
@@ -36,7 +39,16 @@ class Batch:
 
     def consents(self) -> bool:
         """Return whether every event may be sent, asked right now."""
-        return all(gate.verdict(epoch) is Verdict.PASS for gate, epoch in self._gates())
+        visitor: Visitor | None = None
+        epoch = -1
+        for command in self.commands:
+            # Neighbours mostly share visitor and epoch, and with them the verdict.
+            if command.visitor is visitor and command.epoch == epoch:
+                continue
+            if command.verdict() is not Verdict.PASS:
+                return False
+            visitor, epoch = command.visitor, command.epoch
+        return True
 
     def has_gone(self) -> bool:
         """Return whether others have purged or taken over one of its events."""
@@ -46,7 +58,3 @@ class Batch:
         """Cut it in two, to find the event that the edge minds."""
         middle = len(self.commands) // 2
         return Batch(self.commands[:middle]), Batch(self.commands[middle:])
-
-    def _gates(self) -> set[tuple[OptInState, int]]:
-        # Events of one visitor and epoch share their verdict: one question for thousands of events.
-        return {(command.visitor.gate, command.epoch) for command in self.commands}

@@ -352,7 +352,9 @@ class Alloy:
             needs_engine: whether it is refused before ``configure``.
             after: whether it waits until ``configure`` has ended; the gate lets the others wait by itself.
         """
-        future: CommandFuture[Any] = CommandFuture.make(self._failures)  # raises RuntimeError where no loop runs
+        future: CommandFuture[Any] = CommandFuture.make(
+            self._failures
+        )  # raises RuntimeError where no loop runs
         try:
             self._ready(name) if needs_engine else self._check_open(name)
         except AlloyError as error:
@@ -416,8 +418,8 @@ class Alloy:
         task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
         engine.starting = task
-        return engine
         self._starting = future
+        return engine
 
     def _configure_ended(self, task: asyncio.Task[None], engine: Engine, future: CommandFuture[None]) -> None:
         error = AlloyClosed("configure") if task.cancelled() else task.exception()
@@ -539,9 +541,9 @@ def _check_ack(ack: object, *, durable: bool) -> None:
 
 
 def _needs_answer(view_start: object, decision_scopes: Sequence[str]) -> bool:
-    if not isinstance(view_start, bool):
-        raise InvalidCommand("event", "must be True or False.", path="view_start")
-    return view_start or bool(decision_scopes)
+    if view_start is True or view_start is False:
+        return view_start or bool(decision_scopes)
+    raise InvalidCommand("event", "must be True or False.", path="view_start")
 
 
 def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]) -> None:

@@ -88,6 +88,7 @@ if hasattr(os, "register_at_fork"):
 
 
 _last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+_last_moment: tuple[int, str] = (0, "1970-01-01T00:00:00.000Z")
 
 
 def iso_timestamp(seconds: float) -> str:
@@ -96,10 +97,20 @@ def iso_timestamp(seconds: float) -> str:
     Args:
         seconds: since 1970 (UTC).
     """
-    global _last_second  # noqa: PLW0603 - one second's text serves all events of that second
-    whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    second, text = _last_second
-    if second != whole:
+    global _last_moment  # noqa: PLW0603 - in a busy process dozens of events share a millisecond
+    moment = int(seconds * 1000)
+    last, text = _last_moment
+    if moment != last:
+        whole, milliseconds = divmod(moment, 1000)
+        text = f"{_second(whole)}.{milliseconds:03d}Z"
+        _last_moment = (moment, text)
+    return text
+
+
+def _second(whole: int) -> str:
+    global _last_second  # noqa: PLW0603 - and in a calm one still a second
+    last, text = _last_second
+    if whole != last:
         text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         _last_second = (whole, text)
-    return f"{text}.{milliseconds:03d}Z"
+    return text

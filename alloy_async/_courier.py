@@ -128,7 +128,8 @@ class Courier:
             self._keeper.put(command)
             return
         self._line.put(command)
-        self.wake()
+        if len(self._line) == 1 or self._line.size >= self._max_body or command.needs_answer:
+            self.wake()  # otherwise it joins others, which have been looked at, and is looked at with them
 
     def no_longer_stored(self, command: EventCommand) -> None:
         """Erase an event from the durable outbox, where it has ended."""
@@ -211,8 +212,7 @@ class Courier:
             self._line.waiting(),
         )
         commands = list(islice(barred, SLICE))
-        for command in commands:
-            self._line.remove(command)
+        self._line.remove(*commands)
         for command in commands:
             if command.released_at <= too_old and command.verdict() is not Verdict.REFUSE:
                 command.fail(self._too_late())
@@ -262,8 +262,7 @@ class Courier:
         if (self._ordered and self._again) or not self._is_next(head) or not self._is_due(head, now):
             return None
         commands = [head] if head.needs_answer else cut(self._companions(head, now), self._max_body)
-        for command in commands:
-            self._line.remove(command)
+        self._line.remove(*commands)
         return Batch(commands)
 
     def _is_next(self, head: EventCommand) -> bool:
@@ -283,15 +282,17 @@ class Courier:
     def _companions(self, head: EventCommand, now: float) -> Iterator[EventCommand]:
         """Yield what may travel with the head: events of whatever visitor, for the same region of the edge."""
         region = head.visitor.identity.hint(now)
-        fits: dict[tuple[object, int], bool] = {}
+        taken_over = head.order < 0  # it goes ahead by itself, as long as more of it may come
+        visitor, epoch = head.visitor, head.epoch
         for command in self._line.waiting():
-            whose = (command.visitor, command.epoch)
-            if whose not in fits:  # asked once for all events of a visitor
-                same_region = command.visitor.identity.hint(now) == region
-                fits[whose] = same_region and command.verdict() is Verdict.PASS
-            # What was taken over goes ahead by itself, as long as more of it may come.
-            if command.needs_answer or not fits[whose] or (command.order < 0) != (head.order < 0):
+            if command.needs_answer or (command.order < 0) != taken_over:
                 return
+            if (
+                command.visitor is not visitor or command.epoch != epoch
+            ):  # neighbours share what is asked here
+                visitor, epoch = command.visitor, command.epoch
+                if visitor.identity.hint(now) != region or command.verdict() is not Verdict.PASS:
+                    return
             yield command
 
     def _bar(self, batch: Batch) -> None:
@@ -384,6 +385,8 @@ class Courier:
             self._end(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
 
     async def _exchange(self, batch: Batch) -> Reply:
+        if not batch.consents():
+            raise Withdrawn  # without connecting; whether it may be written is asked when it is to be written
         head = batch.head
         now = self._clock.monotonic()
         hint = head.visitor.identity.hint(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -30,6 +31,12 @@ PERSONALIZATION_SCHEMAS = [
 _OBJECTS = frozenset({"implementationDetails", "placeContext"})
 
 _OPENING = b'{"xdm":{'
+
+_OPENED = b'%b"implementationDetails":%b' % (
+    _OPENING,
+    json.dumps(IMPLEMENTATION, separators=(",", ":")).encode(),
+)
+"""How an event begins whose xdm says nothing of these details itself."""
 
 
 class EventParts(NamedTuple):
@@ -80,11 +87,7 @@ def build_event(
     is collected automatically. ``_id``: Adobe Experience Platform Mobile SDK, Edge extension.
     """
     given, given_text = _given_xdm(xdm, one_primary=one_primary)
-    added: dict[str, Any] = {
-        "_id": new_id,
-        "timestamp": iso_timestamp(now),
-        "implementationDetails": IMPLEMENTATION,
-    }
+    added: dict[str, Any] = {"_id": new_id, "timestamp": iso_timestamp(now)}
     if event_type is not None:
         added["eventType"] = _text(event_type, "type")
     if merge_id is not None:
@@ -163,12 +166,14 @@ def _given_xdm(xdm: object, *, one_primary: bool) -> tuple[dict[str, Any], bytes
 def _write_xdm(added: dict[str, Any], given: dict[str, Any], text: bytes | None) -> list[bytes]:
     """Write the beginning of an event up to the end of its xdm, around the caller's own JSON if there is one."""
     if text is None:
-        return [write({"xdm": _overlay(added, given)})[:-1]]
+        return [write({"xdm": _overlay({"implementationDetails": IMPLEMENTATION, **added}, given)})[:-1]]
     if not added.keys().isdisjoint(given):
         added = {key: value for key, value in added.items() if key not in given}
-    # Never empty: implementationDetails is in it, because of an xdm that has its own there is no text.
-    opened = write({"xdm": added})[:-2]
-    return [opened, b",", text[1:]] if given else [opened, b"}"]
+    pieces = [_OPENED]
+    if added:
+        pieces += (b",", write({"xdm": added})[len(_OPENING) : -2])
+    pieces += (b",", text[1:]) if given else (b"}",)
+    return pieces
 
 
 def _write_field(name: str, value: object) -> tuple[bytes, bytes]:

@@ -50,10 +50,12 @@ class Line(Generic[E]):
                 self._hold(event)
             self._waiting.move_to_end(event, last=False)
 
-    def remove(self, event: E) -> None:
-        """Let an event go that is refused, cancelled or taken to the wire; harmless when it has gone."""
-        # By the size it came with: an event that has ended has given up its body.
-        self.size -= self._waiting.pop(event, 0)
+    def remove(self, *events: E) -> None:
+        """Let events go that are refused, cancelled or taken to the wire; harmless for those that have gone."""
+        waiting = self._waiting
+        for event in events:
+            # By the size it came with: an event that has ended has given up its body.
+            self.size -= waiting.pop(event, 0)
 
     def first(self) -> E | None:
         """Return the oldest event, or None."""

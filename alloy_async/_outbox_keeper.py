@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from itertools import groupby
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand
@@ -179,7 +180,7 @@ class OutboxKeeper:
     async def _write_group(self) -> bool:
         """Write what has gathered; return whether it was written."""
         gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
-        group = self._group = [command for command in gathered if _is_wanted(command)]
+        group = self._group = _wanted(gathered)
         ended, self._ended = self._ended, []
         try:
             stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
@@ -417,14 +418,16 @@ def _as_outbox_error(action: str, error: Exception) -> OutboxError:
     return OutboxError(action, "that was given", f"it raised {type(error).__name__}.")
 
 
-def _is_wanted(command: EventCommand) -> bool:
-    """Return whether an event is to be stored; one that has lost its consent meanwhile goes back to the gate."""
-    if command.stage is None:
-        return False
-    if command.verdict() is Verdict.PASS:
-        return True
-    command.visitor.gate.readmit([command])
-    return False
+def _wanted(gathered: list[EventCommand]) -> list[EventCommand]:
+    """Return the events that are to be stored; those that have lost their consent meanwhile go back to the gate."""
+    wanted: list[EventCommand] = []
+    for (visitor, _), theirs in groupby(gathered, key=lambda command: (command.visitor, command.epoch)):
+        waiting = [command for command in theirs if command.stage is not None]
+        if waiting and waiting[0].verdict() is Verdict.PASS:  # asked once for all of them
+            wanted += waiting
+        else:
+            visitor.gate.readmit(waiting)
+    return wanted
 
 
 def _row(command: EventCommand, released_at: float) -> OutboxEvent:

@@ -207,7 +207,7 @@ class Settings(BaseModel):
         1_048_576, description="Bytes of one answer that are read, after decompression."
     )
     linger: Seconds = Field(
-        0.005,
+        0.015,
         description="Seconds that the oldest waiting event waits for company while other requests are on the wire.",
     )
     ordered: Boolean = Field(

@@ -70,8 +70,6 @@ class AiohttpTransport:
 
     async def send(self, request: EdgeRequest, may_start: Callable[[], bool]) -> EdgeResponse:
         """Send a request and read its answer; see ``Transport``."""
-        if not may_start():
-            raise Withdrawn
         body = _AskingBody(request.body, may_start, self._timeout)
         try:
             # aiohttp's own timeout starts again with every byte of a header.

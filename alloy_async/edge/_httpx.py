@@ -43,8 +43,6 @@ class HttpxTransport:
 
     async def send(self, request: EdgeRequest, may_start: Callable[[], bool]) -> EdgeResponse:
         """Send a request and read its answer; see ``Transport``."""
-        if not may_start():
-            raise Withdrawn
         extensions = {"trace": _check_before_writing(may_start)}
         try:
             async with asyncio.timeout(self._longest):  # httpx' own starts again with every byte of a header
@@ -91,13 +89,13 @@ class _OwnClients:
     """
 
     def __init__(self, settings: Settings) -> None:
-        make = _client_factory(settings)
-        self._clients = LoopBound(lambda: _Clients(make), _Clients.aclose)
+        make = partial(_Clients, _client_factory(settings), settings.max_in_flight)
+        self._clients = LoopBound(make, _Clients.aclose)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
         clients = await self._clients.get()
-        client = clients.take()
+        client = await clients.take()
         try:
             yield client
         except BaseException:
@@ -118,27 +116,40 @@ class _OwnClients:
 
 
 class _Clients:
-    """The clients of one event loop. The one that was used last goes first, so that no more are open than are needed."""
+    """The clients of one event loop. The one that was used last goes first, so that no more are open than are needed.
 
-    def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
+    Args:
+        make: makes one.
+        most: how many may be in use at once; whoever finds none waits.
+    """
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient], most: int) -> None:
         self._make = make
+        self._room = asyncio.Semaphore(most)
         self._idle: list[httpx.AsyncClient] = []
         self._lent: set[httpx.AsyncClient] = set()
 
-    def take(self) -> httpx.AsyncClient:
+    async def take(self) -> httpx.AsyncClient:
+        """Return a client that nobody uses."""
+        await self._room.acquire()
         client = self._idle.pop() if self._idle else self._make()
         self._lent.add(client)
         return client
 
     def give_back(self, client: httpx.AsyncClient) -> None:
-        self._lent.remove(client)
+        """Take one back whose request has come to its end."""
+        self._lent.discard(client)
         self._idle.append(client)
+        self._room.release()
 
     async def discard(self, client: httpx.AsyncClient) -> None:
+        """Close one, whatever it is doing."""
         self._lent.discard(client)
+        self._room.release()
         await client.aclose()
 
     async def aclose(self) -> None:
+        """Close them all."""
         clients, self._idle = [*self._idle, *self._lent], []
         for client in clients:
             await client.aclose()
