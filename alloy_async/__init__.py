@@ -26,7 +26,9 @@ from .errors import (
     OutboxError,
     OutboxFull,
     ParkingFull,
+    StillParked,
 )
+from .visitor import Visitor
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -53,6 +55,8 @@ __all__ = [
     "ParkingFull",
     "Settings",
     "Statistics",
+    "StillParked",
+    "Visitor",
     "__version__",
 ]
 

@@ -9,7 +9,7 @@ from ._commands import GONE, EventCommand
 from ._consent._rules import Verdict
 
 if TYPE_CHECKING:
-    from ._visitor import Visitor
+    from ._visitor import VisitorState
 
 __all__ = ["Batch"]
 
@@ -39,7 +39,7 @@ class Batch:
 
     def consents(self) -> bool:
         """Return whether every event may be sent, asked right now."""
-        visitor: Visitor | None = None
+        visitor: VisitorState | None = None
         epoch = -1
         for command in self.commands:
             # Neighbours mostly share visitor and epoch, and with them the verdict.

@@ -7,22 +7,19 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ._clock import SystemClock
-from ._commands import GatedCall
-from ._consent._rules import Purposes, parse_choice
+from ._consent._rules import Choice
 from ._engine import Engine, make_clock
-from ._event import build_event
 from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
-from ._json import Unfit
 from ._ledger import Ledger, Statistics
 from ._options import BROWSER_ONLY, ConfigureOptions
+from ._personal import PersonalCommands, carry_out
 from ._spellings import COMMANDS, translate
 from ._version import __version__
-from .edge.protocol import EventResult
 from .errors import (
     AlloyClosed,
     AlloyError,
@@ -30,10 +27,11 @@ from .errors import (
     InvalidCommand,
     NotConfigured,
 )
-from .identity import parse_customer_ids
 from .outbox.base import Shelf
+from .visitor import Access, ClientState, Visitor
 
 if TYPE_CHECKING:
+    from ._visitor import VisitorState
     from .settings import Settings
 
 __all__ = ["Alloy"]
@@ -57,7 +55,7 @@ DEFAULT_GRACE = 5.0
 """Seconds that closing waits for what is under way."""
 
 
-class Alloy:
+class Alloy(PersonalCommands):
     """Collects events, and only with the person's consent.
 
     Every command is a plain call that returns an ``asyncio.Future`` at once. The future ends exactly once: with a
@@ -100,6 +98,7 @@ class Alloy:
         self._starting: CommandFuture[None] | None = None
         self._asking: set[asyncio.Task[Shelf]] = set()
         self._inherited: Settings | None = None
+        self._access = Access(self._ready, lambda: self._failures)
         _instances.add(self)
 
     def __call__(self, command: str, options: Mapping[str, Any] | None = None) -> asyncio.Future[Any]:
@@ -115,7 +114,9 @@ class Alloy:
         try:
             method, keywords = translate(command, options)
         except AlloyError as error:
-            return self._failed(error)
+            failed: CommandFuture[Any] = CommandFuture.make(self._failures)
+            failed.reject(error)
+            return failed
         future: asyncio.Future[Any] = getattr(self, method)(**keywords)
         return future
 
@@ -144,122 +145,57 @@ class Alloy:
 
         Source: adobe/alloy, configure.
         """
-        return self._command("configure", lambda future: self._configure(future, options), needs_engine=False)
-
-    def event(
-        self,
-        *,
-        xdm: object = None,
-        data: object = None,
-        type: str | None = None,  # noqa: A002 - the name Adobe gives it
-        merge_id: str | None = None,
-        view_start: bool = False,
-        decision_scopes: Sequence[str] = (),
-        ack: Literal["delivered", "stored"] = "delivered",
-    ) -> asyncio.Future[EventResult]:
-        """Record that something happened.
-
-        The moment, the event's ``_id`` and a snapshot of the arguments are taken now; later changes to them change
-        nothing. What ``xdm`` says wins over everything that is added.
-
-        Args:
-            xdm: an object in XDM: a mapping, a dataclass or a pydantic model.
-            data: anything else that JSON can hold.
-            type: sets ``xdm.eventType``.
-            merge_id: sets ``xdm.eventMergeId``.
-            view_start: whether the answer is wanted, because a page begins.
-            decision_scopes: scopes to ask decisions for, at most 30; the answer's ``propositions`` hold them.
-            ack: when the future ends: "delivered", the edge has taken the event, or "stored", the event is safe in a
-                durable outbox and will be sent, by a later start if need be.
-
-        Returns:
-            A future that ends with this event's own ``EventResult``. With ``InvalidCommand`` or ``EventTooLarge`` when
-            it cannot be sent at all; with ``ConsentDeclined``, ``ConsentTimeout``, ``ParkingFull`` or ``OutboxFull``
-            when it was not sent; with ``OutboxError`` when it could not be stored; with ``EdgeError`` or
-            ``NetworkError`` when the last of its attempts has failed; with ``NotConfigured`` or
-            ``AlloyClosed`` out of time. Cancelling it withdraws the event while it has not been sent; after that it
-            only stops the waiting.
-
-        Source: adobe/alloy, event (2019) and sendEvent.
-        """
-        # Written out and not through _command: of all commands only this one is called thousands of times a second.
-        future: CommandFuture[EventResult] = CommandFuture.make(self._failures)
+        future: CommandFuture[None] = CommandFuture.make(self._failures)  # raises RuntimeError where no loop runs
         try:
-            engine = self._ready("event")
-            needs_answer = _needs_answer(view_start, decision_scopes)
-            if ack != "delivered":
-                _check_ack(ack, durable=engine.is_durable)
-            parts = build_event(
-                xdm=xdm,
-                data=data,
-                event_type=type,
-                merge_id=merge_id,
-                decision_scopes=decision_scopes,
-                now=engine.clock.time(),
-                new_id=engine.ids(),
-                local_time=engine.local_time,
-                one_primary=engine.one_primary,
-            )
-            engine.check_size(parts)
-            engine.visitor.admit(parts, future, needs_answer=needs_answer, ends_when_stored=ack == "stored")
-        except Exception as raised:  # noqa: BLE001 - it travels in the future
-            future.reject(_as_alloy_error("event", raised))
+            self._check_open("configure")
+        except AlloyError as error:
+            future.reject(error.with_traceback(None))
+            return future
+        carry_out("configure", lambda: self._configure(future, options), future)
         return future
 
-    def opt_in(self, *, purposes: str | None = None) -> asyncio.Future[Purposes]:
-        """Tell what the visitor chose.
+    def visitor(
+        self,
+        key: str | None = None,
+        *,
+        purposes: Choice | None = None,
+        seen_at: float | None = None,
+        fpid: str | None = None,
+        ecid: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        state: ClientState | None = None,
+    ) -> Visitor:
+        """Return a view of one visitor among many: the same commands, with a consent, an identity and an order of its own.
 
-        "none" holds from this call on: everything that has not been sent ends with ``ConsentDeclined``, and the
-        visitor's identity is erased. "all" releases what is parked, in order, once the choice is written.
+        Views of one key share everything. What one of them parks another one releases, in whichever request the visitor
+        says yes. Without a key nothing is kept, and what is parked ends with the view: ``close``.
 
         Args:
-            purposes: "all" or "none", in any letter case.
+            key: the application's own name for the visitor (session, account), at most 200 characters; never something
+                that the visitor's browser can choose.
+            purposes: what the visitor's browser says now, "all" or "none"; None: nothing. A yes never lifts a refusal
+                that the browser had not seen.
+            seen_at: seconds since 1970 of the newest choice that the browser has seen.
+            fpid: the first-party id that the browser has, a UUIDv4; used once there is consent.
+            ecid: the ECID that the browser has, 38 digits; likewise.
+            context: XDM that is merged under each event: the page, the browser.
+            state: what the browser keeps for the edge; goes up with events that need an answer.
 
-        Returns:
-            A future that ends when the choice survives ``kill -9``, with the choice that holds: of two calls that
-            overlap the later one. With ``InvalidCommand`` for another word; with ``ConfigurationError`` when consent is
-            switched off; with ``ConsentStoreError`` when it could not be written: "all" then changes nothing, "none"
-            holds all the same and writing it is tried again. Cancelling the future never withdraws the choice.
-
-        Source: adobe/alloy (2019), optIn.
+        Raises:
+            NotConfigured: at the call; ``configure`` was not called, or has failed.
+            AlloyClosed: at the call; the instance is closed.
+            InvalidCommand: at the call; an argument cannot be used, or another event loop runs.
         """
-        return self._command("opt_in", lambda future: self._opt_in(purposes, future))
-
-    def forget(self) -> asyncio.Future[Purposes]:
-        """Erase the visitor's choice, identity and waiting events; the choice is asked for again.
-
-        Returns:
-            A future that ends with "pending" when everything is erased from the store, or with a later choice that has
-            overtaken it; with ``ConsentStoreError`` when it could not be. Waiting events end with ``ConsentDeclined``
-            at once.
-        """
-        return self._command("forget", lambda future: self._configured.visitor.choose("pending", future))
-
-    def get_ecid(self) -> asyncio.Future[str]:
-        """Ask for the visitor's id at the edge (ECID); waits for consent.
-
-        Returns:
-            A future that ends with 38 digits; with the errors of ``event``.
-
-        Source: adobe/alloy, getEcid (2019) and getIdentity.
-        """
-        return self._command(
-            "get_ecid", lambda future: self._gated("get_ecid", self._configured.visitor.want_ecid, future)
+        return Visitor(
+            self._access,
+            key,
+            purposes=purposes,
+            seen_at=seen_at,
+            fpid=fpid,
+            ecid=ecid,
+            context=context,
+            state=state,
         )
-
-    def set_customer_ids(self, customer_ids: Mapping[str, Mapping[str, Any]]) -> asyncio.Future[None]:
-        """Tell who the visitor is in systems of yours; later events carry it. Waits for consent.
-
-        Args:
-            customer_ids: namespace to ``{"id": text, "authenticatedState": "ambiguous" | "authenticated" |
-                "loggedOut", "primary": bool, "hash": bool}``; only ``id`` is required, ``hash`` sends its SHA-256.
-
-        Returns:
-            A future that ends with None; with ``InvalidCommand``, or with the consent errors of ``event``.
-
-        Source: adobe/alloy (2019), setCustomerIds.
-        """
-        return self._command("set_customer_ids", lambda future: self._set_customer_ids(customer_ids, future))
 
     def create_event_merge_id(self) -> asyncio.Future[str]:
         """Make an id with which several events are merged into one; see ``merge_id`` of ``event``.
@@ -270,7 +206,7 @@ class Alloy:
         Source: adobe/alloy, createEventMergeId. There the result is an object since 2020; here it is the text.
         """
         return self._command(
-            "create_event_merge_id", lambda future: future.resolve(self._configured.ids()), after=True
+            "create_event_merge_id", lambda engine, future: future.resolve(engine.ids()), after=True
         )
 
     def get_library_info(self) -> asyncio.Future[dict[str, Any]]:
@@ -282,7 +218,7 @@ class Alloy:
         Source: adobe/alloy, getLibraryInfo.
         """
         return self._command(
-            "get_library_info", lambda future: future.resolve(self._library_info()), after=True
+            "get_library_info", lambda engine, future: future.resolve(self._library_info(engine)), after=True
         )
 
     def debug(self, *, enabled: bool) -> asyncio.Future[None]:
@@ -293,7 +229,7 @@ class Alloy:
 
         Source: adobe/alloy, setDebug; log (2019).
         """
-        return self._command("debug", lambda future: self._debug(future, enabled=enabled), after=True)
+        return self._command("debug", lambda _, future: self._debug(future, enabled=enabled), after=True)
 
     def get_outbox_info(self) -> asyncio.Future[Shelf]:
         """Tell how the outbox stands: what waits in it, and whether erased data may still be readable in its file.
@@ -311,7 +247,7 @@ class Alloy:
         Returns:
             A future that ends with None.
         """
-        return self._command("flush", self._flush, after=True)
+        return self._command("flush", lambda engine, future: engine.flush(future), after=True)
 
     def statistics(self) -> Statistics:
         """Return what became of this instance's events so far."""
@@ -336,43 +272,6 @@ class Alloy:
 
     # How a command is carried out
 
-    def _command(
-        self,
-        name: str,
-        carry_out: Callable[[CommandFuture[Any]], None],
-        *,
-        needs_engine: bool = True,
-        after: bool = False,
-    ) -> asyncio.Future[Any]:
-        """Run a command; whatever goes wrong travels in the future it returns.
-
-        Args:
-            name: the command.
-            carry_out: ends the future it is given, now or later.
-            needs_engine: whether it is refused before ``configure``.
-            after: whether it waits until ``configure`` has ended; the gate lets the others wait by itself.
-        """
-        future: CommandFuture[Any] = CommandFuture.make(
-            self._failures
-        )  # raises RuntimeError where no loop runs
-        try:
-            self._ready(name) if needs_engine else self._check_open(name)
-        except AlloyError as error:
-            future.reject(error.with_traceback(None))
-            return future
-        if after and self._engine is not None and not self._engine.ready:
-            self._engine.when_ready(
-                lambda: _try(name, carry_out, future), lambda: future.reject(NotConfigured(name))
-            )
-        else:
-            _try(name, carry_out, future)
-        return future
-
-    def _failed(self, error: AlloyError) -> asyncio.Future[Any]:
-        future: CommandFuture[Any] = CommandFuture.make(self._failures)
-        future.reject(error)
-        return future
-
     def _check_open(self, name: str) -> None:
         self._home.check(name)
         if self._closing is not None:
@@ -390,10 +289,11 @@ class Alloy:
         return self._engine or self._configure_again(name)
 
     @property
-    def _configured(self) -> Engine:
-        if self._engine is None:
-            raise NotConfigured("command")
-        return self._engine
+    def _failures_here(self) -> FailureLog:
+        return self._failures
+
+    def _state(self, engine: Engine) -> VisitorState:
+        return engine.visitor
 
     def _configure(self, future: CommandFuture[None], options: Mapping[str, Any]) -> None:
         if self._engine is not None:
@@ -413,7 +313,7 @@ class Alloy:
         if settings.debug_enabled:
             self._logger.setLevel(logging.DEBUG)
         failures = FailureLog(self._logger, make_clock(settings), errors_enabled=settings.errors_enabled)
-        engine = Engine(settings, self._ledger, failures, self._logger)
+        engine = Engine(settings, self._ledger, failures, self._logger, self._home)
         self._failures, self._engine = failures, engine
         task = asyncio.get_running_loop().create_task(engine.start(), name="alloy-configure")
         task.add_done_callback(lambda task: self._configure_ended(task, engine, future))
@@ -462,56 +362,22 @@ class Alloy:
             raise NotConfigured(command)
         return self._start(settings, CommandFuture.make(self._failures))
 
-    def _opt_in(self, purposes: object, future: CommandFuture[Purposes]) -> None:
-        choice = parse_choice(purposes)
-        if choice is None:
-            kind = (
-                "another text" if isinstance(purposes, str) else f"a value of type {type(purposes).__name__}"
-            )
-            raise InvalidCommand("opt_in", f'must be "all" or "none"; received {kind}.', path="purposes")
-        engine = self._configured
-        if not engine.settings.opt_in_enabled:
-            raise ConfigurationError(
-                "opt_in: consent is switched off, so a choice would change nothing; configure opt_in_enabled=True.",
-                option="opt_in_enabled",
-            )
-        engine.visitor.choose(choice, future)
-
-    def _set_customer_ids(self, given: object, future: CommandFuture[None]) -> None:
-        visitor = self._configured.visitor
-        customer_ids = parse_customer_ids(given)
-
-        def action(future: CommandFuture[None]) -> None:
-            visitor.set_customer_ids(customer_ids)
-            future.resolve(None)
-
-        self._gated("set_customer_ids", action, future)
-
-    def _gated(
-        self, name: str, action: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]
-    ) -> None:
-        gate = self._configured.visitor.gate
-        gate.admit(GatedCall(name, future, action=action, leave=gate.leave, epoch=gate.epoch))
-
     def _debug(self, future: CommandFuture[None], *, enabled: bool) -> None:
         if not isinstance(enabled, bool):
             raise InvalidCommand("debug", "must be True or False.", path="enabled")
         self._logger.setLevel(logging.DEBUG if enabled else logging.NOTSET)
         future.resolve(None)
 
-    def _library_info(self) -> dict[str, Any]:
+    def _library_info(self, engine: Engine) -> dict[str, Any]:
         return {
             "name": self.name,
             "version": __version__,
             "commands": sorted(set(COMMANDS.values())),
-            "settings": self._configured.settings.describe(),
+            "settings": engine.settings.describe(),
         }
 
-    def _flush(self, future: CommandFuture[None]) -> None:
-        self._configured.flush(future)
-
-    def _get_outbox_info(self, future: CommandFuture[Shelf]) -> None:
-        task = asyncio.get_running_loop().create_task(self._configured.shelf(), name="alloy-outbox-info")
+    def _get_outbox_info(self, engine: Engine, future: CommandFuture[Shelf]) -> None:
+        task = asyncio.get_running_loop().create_task(engine.shelf(), name="alloy-outbox-info")
         self._asking.add(task)
         task.add_done_callback(lambda task: self._told_outbox_info(task, future))
 
@@ -530,36 +396,3 @@ class Alloy:
             self._starting.reject(AlloyClosed("configure"))
         await cancel_all(self._asking)
         self._failures.flush()
-
-
-def _check_ack(ack: object, *, durable: bool) -> None:
-    if ack != "stored":
-        raise InvalidCommand("event", 'must be "delivered" or "stored".', path="ack")
-    if not durable:
-        problem = 'nothing is stored in memory alone; configure outbox="sqlite", or leave ack at "delivered".'
-        raise InvalidCommand("event", problem, path="ack")
-
-
-def _needs_answer(view_start: object, decision_scopes: Sequence[str]) -> bool:
-    if view_start is True or view_start is False:
-        return view_start or bool(decision_scopes)
-    raise InvalidCommand("event", "must be True or False.", path="view_start")
-
-
-def _try(name: str, carry_out: Callable[[CommandFuture[Any]], None], future: CommandFuture[Any]) -> None:
-    """Carry a command out; an analytics call must never throw into a checkout, whatever it was given."""
-    try:
-        carry_out(future)
-    except Exception as raised:  # noqa: BLE001 - for example an object that another thread changes meanwhile
-        future.reject(_as_alloy_error(name, raised))
-
-
-def _as_alloy_error(name: str, raised: Exception) -> AlloyError:
-    """Return what a command ends with, without the traceback: its frames hold what the command was given."""
-    if isinstance(raised, Unfit):
-        return InvalidCommand(name, raised.problem, path=raised.where())
-    if isinstance(raised, AlloyError):
-        return raised.with_traceback(None)
-    # A broken installation is not a secret.
-    detail = f": {raised}" if isinstance(raised, ImportError) else ""
-    return InvalidCommand(name, f"it could not be carried out ({type(raised).__name__}{detail}).")

@@ -11,11 +11,13 @@ from ._consent._rules import Verdict
 from ._futures import CommandFuture
 from ._ledger import Ledger, Outcome, Stage, outcome_of
 from .edge.protocol import EventResult
-from .errors import AlloyClosed, AlloyError, ConsentDeclined
+from .errors import AlloyClosed, AlloyError, ConsentDeclined, StillParked
 from .hooks import Delivered, Failed, Lost, Parked, Record, Refused, Released, Retrying, Sending
 
 if TYPE_CHECKING:
-    from ._visitor import Visitor
+    from ._patience import Patience
+    from ._visitor import VisitorState
+    from .edge.state import ClientState
 
 __all__ = ["EventCommand", "GatedCall"]
 
@@ -37,6 +39,7 @@ class EventCommand:
             and its answer teaches us none.
         needs_answer: whether it goes to interact, alone.
         called_at: monotonic seconds of the call.
+        client_state: what the visitor's browser keeps for the edge; goes up with an event that needs an answer.
         epoch: the gate's epoch at the call.
         order: its place among all commands, in the order of the calls.
         parked_at: monotonic seconds at which it was parked; 0 when it never was.
@@ -53,6 +56,7 @@ class EventCommand:
         "_ledger",
         "body",
         "called_at",
+        "client_state",
         "ends_when_stored",
         "epoch",
         "event_id",
@@ -72,7 +76,7 @@ class EventCommand:
 
     def __init__(
         self,
-        visitor: Visitor,
+        visitor: VisitorState,
         *,
         event_id: str,
         body: bytes,
@@ -81,6 +85,7 @@ class EventCommand:
         called_at: float,
         future: CommandFuture[EventResult],
         ends_when_stored: bool = False,
+        client_state: ClientState | None = None,
     ) -> None:
         self.visitor = visitor
         self._ledger: Ledger = visitor.ledger
@@ -89,6 +94,7 @@ class EventCommand:
         self.names_person = names_person
         self.needs_answer = needs_answer
         self.called_at = called_at
+        self.client_state = client_state
         self.epoch = visitor.gate.epoch
         self.order = 0
         self.prepared = False
@@ -113,8 +119,16 @@ class EventCommand:
     def park(self) -> None:
         """Take note that it waits for consent."""
         self._move("parked")
+        if self.visitor.patience is not None:
+            self.visitor.patience.hold(self)
         if self.visitor.hooks:
             self._tell(Parked(self.name, self.event_id, self.size))
+
+    def let_go(self, waited: float) -> None:
+        """End the future if it is still parked, and go on without it."""
+        if self.stage == "parked" and not self.future.done():
+            self.future.reject(StillParked(self.name, waited), quiet=True)
+            self._go_on_alone()
 
     def release(self) -> None:
         """Go on: the visitor consents."""
@@ -155,10 +169,14 @@ class EventCommand:
     def stored(self) -> None:
         """Go on: it is in a durable outbox."""
         if self.ends_when_stored:
+            self.ends_when_stored = False
             self.future.resolve(EventResult(self.event_id, stored=True))
-            # Its own end is still to come. A failure that nobody can await any more is logged.
-            self.future = CommandFuture.make(self.visitor.failures, loop=self.future.get_loop())
+            self._go_on_alone()
         self.visitor.carry(self)
+
+    def _go_on_alone(self) -> None:
+        """Take another future: its own end is still to come, and a failure that nobody can await any more is logged."""
+        self.future = CommandFuture.make(self.visitor.failures, loop=self.future.get_loop())
 
     def verdict(self) -> Verdict:
         """Return what becomes of it, asked right now; the answer may change with every turn of the loop."""
@@ -283,6 +301,8 @@ class GatedCall:
         action: called with the future, in order, once the visitor consents.
         leave: called when the caller cancels the future.
         epoch: the gate's epoch at the call.
+        patience: how long it may be awaited while it is parked; None: as long as it is parked.
+        alone: makes the future with which it goes on when nobody awaits it any more; None: then it leaves.
     """
 
     size = 0
@@ -297,9 +317,14 @@ class GatedCall:
         action: Callable[[CommandFuture[Any]], None],
         leave: Callable[[GatedCall], None],
         epoch: int,
+        patience: Patience | None = None,
+        alone: Callable[[], CommandFuture[Any]] | None = None,
     ) -> None:
         self.name = name
         self.epoch = epoch
+        self._patience = patience
+        self._alone = alone
+        self._parked = False
         self._action = action
         self._leave = leave
         self.future = future
@@ -312,9 +337,23 @@ class GatedCall:
 
     def park(self) -> None:
         """Wait."""
+        self._parked = True
+        if self._patience is not None:
+            self._patience.hold(self)
+
+    def let_go(self, waited: float) -> None:
+        """End the future if it is still parked, and go on without it, or leave."""
+        if not self._parked or self.future.done():
+            return
+        self.future.reject(StillParked(self.name, waited), quiet=True)
+        if self._alone is None:
+            self._leave(self)
+        else:
+            self.future = self._alone()
 
     def release(self) -> None:
         """Do it: the visitor consents."""
+        self._parked = False
         self._action(self.future)
 
     def fail(self, error: AlloyError) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from itertools import chain, groupby, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +36,7 @@ from .errors import AlloyError, ConsentDeclined, EdgeError, NetworkError, Outbox
 from .hooks import CircuitChanged, Hooks
 
 if TYPE_CHECKING:
+    from ._visitor import VisitorState
     from .settings import Settings
 
 __all__ = ["Courier"]
@@ -44,6 +45,9 @@ ATTEMPTS = 5
 DELIVERY_TIMEOUT = 300.0
 KEPT_TIMEOUT = 604_800.0
 """What holds when the settings leave it open: in memory, the first two; in a durable outbox, a week."""
+
+FORESIGHT = 2_000
+"""Events of the line that are looked at for one request."""
 
 SOON = 0.0
 """A moment that has passed: a batch that is due at once."""
@@ -91,7 +95,7 @@ class Courier:
         self._endpoint = settings.base_url()
         self._max_body = settings.max_body_bytes
         self._ordered = settings.ordered
-        self._max_in_flight = 1 if settings.ordered else settings.max_in_flight
+        self._max_in_flight = settings.max_in_flight
         self._max_queued = settings.max_queued
         self._max_queued_bytes = settings.max_queued_bytes
         self._linger = settings.linger
@@ -255,15 +259,35 @@ class Courier:
 
     def _fresh(self, now: float) -> Batch | None:
         """Return the next batch of the line, if it is time for it."""
-        head = self._line.first()
-        if head is None:
+        if not self._line:
             self._in_a_hurry = False
             return None
-        if (self._ordered and self._again) or not self._is_next(head) or not self._is_due(head, now):
+        busy = self._busy()
+        head = self._head(busy)
+        if head is None or not self._is_due(head, now):
             return None
-        commands = [head] if head.needs_answer else cut(self._companions(head, now), self._max_body)
+        commands = [head] if head.needs_answer else cut(self._companions(head, busy, now), self._max_body)
         self._line.remove(*commands)
         return Batch(commands)
+
+    def _busy(self) -> Collection[VisitorState]:
+        """Return the visitors whose next request waits for the end of another one of theirs."""
+        if not self._ordered:
+            return ()
+        batches = chain(self._under_way.values(), (waiting.batch for waiting in self._again))
+        return {command.visitor for batch in batches for command in batch.commands}
+
+    def _head(self, busy: Collection[VisitorState]) -> EventCommand | None:
+        """Return the oldest event that may go now, whatever others wait for."""
+        passed_over: set[VisitorState] = set()
+        for command in islice(self._line.waiting(), FORESIGHT):
+            visitor = command.visitor
+            if visitor in passed_over:
+                continue
+            if visitor not in busy and self._is_next(command) and command.verdict() is Verdict.PASS:
+                return command
+            passed_over.add(visitor)
+        return None
 
     def _is_next(self, head: EventCommand) -> bool:
         """Return whether nothing older is left in the outbox; if there is, it is being taken over."""
@@ -279,21 +303,31 @@ class Courier:
         self._wake_at(due, now)
         return False
 
-    def _companions(self, head: EventCommand, now: float) -> Iterator[EventCommand]:
-        """Yield what may travel with the head: events of whatever visitor, for the same region of the edge."""
+    def _companions(
+        self, head: EventCommand, busy: Collection[VisitorState], now: float
+    ) -> Iterator[EventCommand]:
+        """Yield what travels with the head: events of whatever visitor, for the same region of the edge.
+
+        Of a visitor that has to be passed over nothing else is taken either, so that none of its events overtakes another.
+        """
         region = head.visitor.identity.hint(now)
         taken_over = head.order < 0  # it goes ahead by itself, as long as more of it may come
-        visitor, epoch = head.visitor, head.epoch
-        for command in self._line.waiting():
-            if command.needs_answer or (command.order < 0) != taken_over:
-                return
-            if (
-                command.visitor is not visitor or command.epoch != epoch
-            ):  # neighbours share what is asked here
+        passed_over: set[VisitorState] = set(busy)
+        visitor, epoch, fits = head.visitor, head.epoch, True
+        for command in islice(self._line.waiting(), FORESIGHT):
+            if command.visitor is not visitor or command.epoch != epoch:  # neighbours share what is asked here
                 visitor, epoch = command.visitor, command.epoch
-                if visitor.identity.hint(now) != region or command.verdict() is not Verdict.PASS:
-                    return
-            yield command
+                fits = (
+                    visitor not in passed_over
+                    and visitor.identity.hint(now) == region
+                    and self._is_next(command)
+                    and command.verdict() is Verdict.PASS
+                )
+            if fits and not command.needs_answer and (command.order < 0) == taken_over:
+                yield command
+            else:
+                fits = False
+                passed_over.add(visitor)
 
     def _bar(self, batch: Batch) -> None:
         """Take out of a batch what has ended or lost its consent while it waited."""
@@ -396,20 +430,29 @@ class Courier:
 
         if head.needs_answer:
             queue_time = int((now - head.called_at) * 1000)
-            return await self.edge.interact(head.body, hint=hint, queue_time=queue_time, may_start=may_start)
+            state = b"" if head.client_state is None else head.client_state.to_json()
+            return await self.edge.interact(
+                head.body, hint=hint, queue_time=queue_time, state=state, may_start=may_start
+            )
         bodies = [command.body for command in batch.commands]
         return await self.edge.collect(bodies, hint=hint, may_start=may_start)
 
     def _may_start(self, batch: Batch) -> bool:
         """Return whether a request may be written, asked right before its first byte."""
-        waiting = self._line.first()
-        if batch.attempts == 1 and waiting is not None and waiting.order < batch.head.order:
-            return (
-                False  # an earlier request turned round before it was written; this one must not overtake it
-            )
+        if batch.attempts == 1 and self._overtakes(batch):
+            return False
         if self._keeper is None:
             return batch.consents()
         return batch.consents() and self._keeper.may_send() and not batch.has_gone()
+
+    def _overtakes(self, batch: Batch) -> bool:
+        """Return whether an earlier event of one of its visitors has come back, whose request was not written."""
+        oldest: dict[VisitorState, int] = {}
+        for command in self._line.returned():
+            oldest.setdefault(command.visitor, command.order)
+        return bool(oldest) and any(
+            oldest.get(command.visitor, command.order) < command.order for command in batch.commands
+        )
 
     def _deliver(self, batch: Batch, reply: Reply) -> None:
         if reply.is_plain:
@@ -425,6 +468,8 @@ class Courier:
         head = batch.head
         if head.needs_answer and not head.names_person and head.verdict() is Verdict.PASS:
             head.visitor.learn(reply)
+            if head.client_state is not None:
+                head.client_state.learn(reply)
 
     # What follows a failure
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from ._commands import EventCommand
 from ._courier import KEPT_TIMEOUT, Courier
 from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
-from ._futures import CommandFuture, FailureLog
+from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
-from ._visitor import Visitor
+from ._visitor import Household, VisitorState
+from ._visitors import Visitors
 from .edge.client import EdgeClient
 from .edge.protocol import V1, V2, event_room
 from .edge.token import Credentials, TokenSource
@@ -35,6 +36,7 @@ from .errors import (
 from .hooks import Hooks
 from .outbox.base import Claimed, Outbox, Shelf
 from .stores.base import Store, VisitorKey
+from .stores.nowhere import NowhereStore
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -46,20 +48,30 @@ RELEASE_TIME = 2.0
 
 
 class Engine:
-    """Store, transport, edge client, courier and visitor of one configured instance.
+    """Store, transport, edge client, courier and visitors of one configured instance.
 
     Args:
         settings: what ``configure`` was told.
         ledger: the books of the instance.
         failures: where a failure is counted that nobody awaited.
         logger: hears of what goes wrong without harm.
+        home: the event loop of the instance.
+
+    Attributes:
+        visitor: the one person of a single-person process.
+        visitors: everybody else, by key.
 
     Raises:
         ConfigurationError: something that was given cannot be used.
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, failures: FailureLog, logger: logging.Logger
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        failures: FailureLog,
+        logger: logging.Logger,
+        home: HomeLoop,
     ) -> None:
         self.settings = settings
         self.clock = make_clock(settings)
@@ -97,9 +109,8 @@ class Engine:
             hooks=hooks,
             clock=self.clock,
         )
-        self.visitor = Visitor(
-            VisitorKey(settings.ims_org_id, settings.config_id),
-            settings=settings,
+        self._household = Household(
+            settings,
             store=self._store if self._keeper is None else ErasingStore(self._store, self._keeper),
             courier=self._courier,
             ledger=ledger,
@@ -108,16 +119,31 @@ class Engine:
             ids=self.ids,
             failures=failures,
             logger=logger,
+            home=home,
         )
+        self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
+        self.visitors = Visitors(
+            self._make_visitor,
+            most=settings.max_visitors,
+            idle=settings.visitor_parked_ttl,
+            clock=self.clock,
+        )
+        self._passing: weakref.WeakSet[VisitorState] = weakref.WeakSet()
+        self._silent: set[VisitorKey] = set()
+        self._closed_with: Callable[[str], AlloyError] | None = None
         self._farewell = weakref.finalize(self, _say_what_is_left, ledger, logger, os.getpid())
 
-    def check_size(self, parts: EventParts) -> None:
+    def check_size(self, parts: EventParts, beside: int = 0) -> None:
         """Refuse an event that can never fit into a request, its identity included.
+
+        Args:
+            parts: the event.
+            beside: bytes that go up beside it.
 
         Raises:
             EventTooLarge: it is too large.
         """
-        room = self.event_room if parts.has_identity else self.event_room - IDENTITY_ROOM
+        room = self.event_room - beside - (0 if parts.has_identity else IDENTITY_ROOM)
         if len(parts.body) > room:
             raise EventTooLarge("event", len(parts.body), room)
 
@@ -126,6 +152,56 @@ class Engine:
         """Whether released events are kept in a durable outbox."""
         return self._keeper is not None
 
+    # Visitors
+
+    def known_visitor(self, key: str) -> VisitorState:
+        """Return the state of a visitor with a key; what is kept of them is being read."""
+        state = self.visitors.get(key)
+        if self.ready:
+            state.recall_choice()
+        else:
+            self.when_ready(state.recall_choice, lambda: None)
+        return state
+
+    def passing_visitor(self) -> VisitorState:
+        """Return the state of a visitor without a key: nothing of them is kept, and nobody else finds it."""
+        nowhere = NowhereStore()
+        store = nowhere if self._keeper is None else ErasingStore(nowhere, self._keeper)
+        state = self._new_state(self._key(self.ids()), store)
+        state.knows_choice()
+        if not self.settings.opt_in_enabled:
+            state.gate.choose("all")
+        self._passing.add(state)
+        return state
+
+    def _make_visitor(self, key: str) -> VisitorState:
+        return self._new_state(self._key(key), None)
+
+    def _new_state(self, key: VisitorKey, store: Store | None) -> VisitorState:
+        state = VisitorState(
+            key,
+            self._household,
+            store=store,
+            patience=self._household.patience,
+            max_parked=self.settings.visitor_max_parked,
+            parked_ttl=self.settings.visitor_parked_ttl,
+        )
+        if self._closed_with is not None:
+            state.gate.close(self._closed_with)
+        return state
+
+    def _key(self, visitor: str) -> VisitorKey:
+        return VisitorKey(self.settings.ims_org_id, self.settings.config_id, visitor)
+
+    def _find(self, key: VisitorKey) -> VisitorState | None:
+        """Return the state of a visitor that is known here."""
+        if key[:2] != self.visitor.key[:2]:
+            return None  # of another instance that shares the outbox
+        return self.visitors.known(key.visitor) if key.visitor else self.visitor
+
+    def _everybody(self) -> list[VisitorState]:
+        return [self.visitor, *self.visitors, *self._passing]
+
     async def start(self) -> None:
         """Read the choice that is kept, and open, close or keep waiting at the gate accordingly."""
         try:
@@ -133,7 +209,7 @@ class Engine:
             await self._apply_kept_choice()
         except BaseException:
             self.refuse_all()
-            await self._close_gate(NotConfigured)
+            await self._close_gates(NotConfigured)
             await self._release_resources()
             raise
         self.ready = True
@@ -144,7 +220,9 @@ class Engine:
 
     def refuse_all(self) -> None:
         """End what waits for a ``configure`` that has failed; harmless when called twice."""
-        self.visitor.gate.close(NotConfigured)
+        self._closed_with = NotConfigured
+        for state in self._everybody():
+            state.gate.close(NotConfigured)
         waiting, self._waiting = self._waiting, []
         for _, refuse in waiting:
             refuse()
@@ -184,18 +262,44 @@ class Engine:
         for future in waiting:
             self.flush(future)
 
-    def _consenting(self) -> dict[VisitorKey, int]:
-        gate = self.visitor.gate
-        return {self.visitor.key: gate.epoch} if gate.is_opted_in else {}
+    async def _consenting(self, visitors: Collection[VisitorKey]) -> dict[VisitorKey, int]:
+        """Return which of these visitors consent, with the epochs of their gates; reads the choices that are not known."""
+        self._silent &= set(visitors)
+        consenting: dict[VisitorKey, int] = {}
+        for key in visitors:
+            state = self._find(key)
+            if state is None and key not in self._silent:
+                state = await self._read_choice(key)
+            if state is not None and state.gate.is_opted_in:
+                consenting[key] = state.gate.epoch
+        return consenting
+
+    async def _read_choice(self, key: VisitorKey) -> VisitorState | None:
+        """Return the state of a visitor who is not known here, with the choice that is kept."""
+        self._silent.add(key)  # who does not consent is not asked about again, until they come
+        if key[:2] != self.visitor.key[:2]:
+            return None
+        state = self.visitors.get(key.visitor)
+        try:
+            await state.read_choice()
+        except ConsentStoreError as error:
+            self._silent.discard(key)
+            self._logger.warning("%s; what waits of a visitor stays in the outbox", error)
+        return state
 
     def _recover(self, claimed: Sequence[Claimed], epochs: Mapping[VisitorKey, int]) -> list[EventCommand]:
-        commands = [self.visitor.recover(one, epochs[one.event.visitor]) for one in claimed]
+        commands = []
+        for one in claimed:
+            state = self._find(one.event.visitor)
+            if state is not None:
+                commands.append(state.recover(one, epochs[one.event.visitor]))
         self._courier.take_over(commands)
         return commands
 
     def _refused_elsewhere(self, visitor: VisitorKey) -> None:
-        if visitor == self.visitor.key:
-            self.visitor.refused_elsewhere()
+        state = self._find(visitor)
+        if state is not None:
+            state.refused_elsewhere()
 
     async def _erase_what_was_refused(self) -> None:
         """Erase what a process left that was killed between a refusal and its erasing."""
@@ -219,14 +323,26 @@ class Engine:
                 option="opt_in_enabled",
             )
 
+    def _is_recovering(self, keeper: OutboxKeeper) -> bool:
+        """Return whether something may be left of a visitor who consents."""
+        left = keeper.left()
+        return self.visitor.gate.is_opted_in if left is None else any(map(self._consents, left))
+
+    def _consents(self, key: VisitorKey) -> bool:
+        state = self._find(key)
+        return state is not None and state.gate.is_opted_in
+
     def flush(self, future: CommandFuture[None]) -> None:
         """End a future when every event that is released now, or was left by an earlier start, has ended."""
-        if self._keeper is not None and not all(map(self._keeper.has_recovered, self._consenting())):
+        if self._keeper is not None and self._is_recovering(self._keeper):
+            self._keeper.claim()
             self._flushes.append(future)
             self._courier.hurry()
             return
-        self.visitor.go_on()
-        remaining = [*self._courier.open_commands(), *self.visitor.open_commands()]
+        remaining = self._courier.open_commands()
+        for state in self._everybody():
+            state.go_on()
+            remaining += state.open_commands()
 
         arranged = False
 
@@ -260,8 +376,11 @@ class Engine:
             self.starting.cancel()
         for future in self._flushes:
             future.reject(AlloyClosed("flush"))
-        await self._close_gate()
-        await self.visitor.stop()
+        await self._close_gates()
+        self._household.patience.stop()
+        await cancel_all(self._household.tasks)
+        for state in self._everybody():
+            await state.stop()
         if self._keeper is not None:
             await self._within(RELEASE_TIME, self._keeper.finish())
         await self._courier.stop()
@@ -281,17 +400,23 @@ class Engine:
         """Let what is under way come to its end: configure, choices, requests, writes to the store."""
         if self.starting is not None:
             await asyncio.wait([self.starting])
-        await self.visitor.keeper.finish()  # a yes that is being written still releases what waits for it
-        await self._close_gate()
+        for state in self._everybody():
+            await state.keeper.finish()  # a yes that is being written still releases what waits for it
+        await self._close_gates()
         flushed: CommandFuture[None] = CommandFuture.make(self._failures)
         self.flush(flushed)
         await flushed
-        await self.visitor.finish()
+        while self._household.tasks:
+            await asyncio.wait(self._household.tasks)
+        for state in self._everybody():
+            await state.keeper.finish()
 
-    async def _close_gate(self, error: Callable[[str], AlloyError] = AlloyClosed) -> None:
-        self.visitor.gate.close(error)
-        while len(self.visitor.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
-            await asyncio.sleep(0)
+    async def _close_gates(self, error: Callable[[str], AlloyError] = AlloyClosed) -> None:
+        self._closed_with = error
+        for state in self._everybody():
+            state.gate.close(error)
+            while len(state.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
+                await asyncio.sleep(0)
 
     async def _release_resources(self) -> None:
         try:

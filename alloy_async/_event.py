@@ -64,6 +64,7 @@ def build_event(
     new_id: str,
     local_time: bool = False,
     one_primary: bool = False,
+    context: Mapping[str, Any] | None = None,
 ) -> EventParts:
     """Take the snapshot of an event.
 
@@ -79,6 +80,7 @@ def build_event(
         new_id: the event's id unless the caller gave one.
         local_time: whether to add ``placeContext`` from this process's time zone.
         one_primary: whether an identity map of the caller's must have exactly one primary identity, as v2 wants it.
+        context: what is known of the visitor's page and browser, a snapshot; object by object the caller's xdm wins.
 
     Raises:
         Unfit: something cannot be sent; its path says where.
@@ -94,6 +96,10 @@ def build_event(
         added["eventMergeId"] = _text(merge_id, "merge_id")
     if local_time:
         added["placeContext"] = _place_context(now)
+    if context:
+        added = {**context, **added}
+        if given_text is not None and not context.keys().isdisjoint(given):
+            given, given_text = normalise(xdm, "xdm"), None  # what is merged is written again
     data, data_text = (None, None) if data is None else take(data, "data")
     query = _personalization_query(decision_scopes) if decision_scopes else None
     # Written only now: what is wrong with the arguments is told in their order, and before what UTF-8 cannot hold.
@@ -184,9 +190,9 @@ def _write_field(name: str, value: object) -> tuple[bytes, bytes]:
 def _overlay(added: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Merge what was given over what is added, object by object."""
     merged = added | given
-    for key in _OBJECTS & given.keys():
-        if key in added and isinstance(given[key], dict):
-            merged[key] = added[key] | given[key]
+    for key in added.keys() & given.keys():
+        if isinstance(added[key], dict) and isinstance(given[key], dict):
+            merged[key] = _overlay(added[key], given[key])
     return merged
 
 

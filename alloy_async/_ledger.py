@@ -6,7 +6,7 @@ open = parked + queued + sending.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -116,7 +116,7 @@ class Ledger:
         self._accepted = 0
         self._watchers: list[Callable[[], object]] = []
         self._stages: dict[Stage, int] = {"parked": 0, "queued": 0, "sending": 0}
-        self._outcomes: Counter[Outcome] = Counter()
+        self._outcomes: dict[str, int] = defaultdict(int)
         self.queued_bytes = 0
         self.recovered = 0
         self.retries = 0

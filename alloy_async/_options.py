@@ -65,6 +65,10 @@ class ConfigureOptions(TypedDict, total=False):
     max_parked: int
     max_parked_bytes: int
     parked_ttl: float
+    max_visitors: int
+    visitor_max_parked: int
+    visitor_parked_ttl: float
+    parked_wait: float
     outbox: str | Path | Any
     max_queued: int
     max_queued_bytes: int

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import copy
 from itertools import groupby
+from typing import TypeAlias
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand
@@ -25,6 +26,8 @@ from .errors import ConsentDeclined, OutboxError, OutboxFull
 from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
 
 __all__ = ["OutboxKeeper"]
+
+Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, int]]]
 
 GROUP = 1_000
 """Events that are written in one step at most; about 10 ms of work for the disk's thread."""
@@ -90,16 +93,16 @@ class OutboxKeeper:
         self._open = False
         self._stale = False
         self._more_to_claim = False
-        self._recovered: set[VisitorKey] = set()
+        self._left: frozenset[VisitorKey] | None = None
         self._on_refused: Callable[[VisitorKey], object] = _nothing
         self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
-        self._consenting: Callable[[], Mapping[VisitorKey, int]] = dict
+        self._consenting: Consenting = _nobody
 
     async def open(
         self,
         *,
-        consenting: Callable[[], Mapping[VisitorKey, int]],
+        consenting: Consenting,
         on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, int]], list[EventCommand]],
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
@@ -107,8 +110,8 @@ class OutboxKeeper:
         """Begin work.
 
         Args:
-            consenting: returns the visitors that consent now, each with the epoch of its gate; only theirs is taken
-                over. What comes back belongs to that epoch: a refusal in between is a refusal of it.
+            consenting: given visitors, tells which of them consent now, each with the epoch of its gate; only theirs
+                is taken over. What comes back belongs to that epoch: a refusal in between is a refusal of it.
             on_claimed: takes events that dead workers, or an earlier start, have left, with those epochs, and returns
                 them as commands.
             on_refused: hears that a visitor declined in another process.
@@ -122,6 +125,8 @@ class OutboxKeeper:
         self._epoch = await self._outbox.open()
         self._open = True
         self._beat_later()
+        if self._unwritten:  # a choice was made while it was being opened
+            self._start_writing()
 
     def is_current(self) -> bool:
         """Return whether this worker knows what others did, as far as it can tell; if not, ask, or go on asking."""
@@ -134,10 +139,14 @@ class OutboxKeeper:
 
         When it has not, taking over begins, and ``on_current`` is called once it is done.
         """
-        if visitor in self._recovered:
+        if self._left is not None and visitor not in self._left:
             return True
         self.claim()
         return False
+
+    def left(self) -> Collection[VisitorKey] | None:
+        """Return the visitors of whom dead workers have left something; None while that is not known."""
+        return self._left
 
     # Storing and erasing
 
@@ -347,16 +356,16 @@ class OutboxKeeper:
     async def _take_over(self) -> None:
         """Take over as much as memory should hold; the rest follows as these events end."""
         self._more_to_claim = False
-        while visitors := self._consenting():
+        self._left = frozenset(await self._outbox.abandoned())
+        while visitors := await self._consenting(self._left):
             claimed = await self._outbox.claim(visitors.keys(), count=CLAIM, size=CLAIM_SIZE)
             for command in self._on_claimed(claimed, visitors):
                 if command.key is not None:
                     self._mine[command.key] = command
                     self._ledger.stored += 1
             if not claimed:
-                self._recovered.update(visitors)
-                self._on_current()
-                return
+                self._left = self._left.difference(visitors)
+                break
             if len(self._mine) >= CLAIM:
                 self._more_to_claim = True
                 return
@@ -405,6 +414,10 @@ class OutboxKeeper:
 
 def _nothing(*_: object) -> None:
     """Hear of something before there is anybody to tell."""
+
+
+async def _nobody(_: Collection[VisitorKey]) -> Mapping[VisitorKey, int]:
+    return {}
 
 
 def _no_commands(*_: object) -> list[EventCommand]:

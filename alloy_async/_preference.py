@@ -37,7 +37,31 @@ class PreferenceKeeper:
         asked: whether visitors are asked at all; if not, the gate opens again after a forgetting.
         clock: where time comes from.
         logger: hears of a refusal that could not be saved.
+
+    Attributes:
+        chosen_at: seconds since 1970 of the newest choice; 0 when none is known.
     """
+
+    __slots__ = (
+        "_asked",
+        "_clock",
+        "_epoch",
+        "_gate",
+        "_key",
+        "_logger",
+        "_max_age",
+        "_owed",
+        "_refused_until",
+        "_retry",
+        "_retry_delay",
+        "_store",
+        "_task",
+        "_ticket",
+        "_waiting",
+        "_wish",
+        "_written_until",
+        "chosen_at",
+    )
 
     def __init__(
         self,
@@ -58,6 +82,7 @@ class PreferenceKeeper:
         self._clock = clock
         self._logger = logger
         self._ticket = 0
+        self._epoch: int | None = None
         self._wish: Wish | None = None
         self._refused_until = 0.0
         self._owed: Wish | None = None
@@ -65,6 +90,13 @@ class PreferenceKeeper:
         self._task: asyncio.Task[None] | None = None
         self._retry: Cancellable | None = None
         self._retry_delay = FIRST_RETRY
+        self._written_until = 0.0
+        self.chosen_at = 0.0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be written, so that all that is known here is in the store."""
+        return self._task is None and self._wish is None and self._owed is None
 
     async def load(self) -> Preference | None:
         """Return the choice that is kept and still valid; None when there is none.
@@ -91,6 +123,8 @@ class PreferenceKeeper:
             self._apply(preference)
 
     def _apply(self, preference: Preference) -> None:
+        self._epoch = preference.epoch
+        self.chosen_at = preference.chosen_at
         if preference.purposes == "none":
             self._refused_until = preference.expires_at
         self._gate.choose(preference.purposes, until=preference.expires_at)
@@ -106,8 +140,13 @@ class PreferenceKeeper:
         if ticket != self._ticket or self._wish is not None or self._owed is not None:
             return
         if preference is not None:
+            if self._epoch is not None and preference.epoch > self._epoch:
+                self._gate.forget()  # there was a refusal in between; what was called before it is never sent
             self._apply(preference)
-        elif not self._asked:
+            return
+        if self._gate.purposes != "pending":
+            self._gate.forget()  # somebody has forgotten it
+        if not self._asked:
             self._gate.choose("all")
 
     def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
@@ -118,6 +157,7 @@ class PreferenceKeeper:
         self._waiting.append(future)
         self._ticket += 1
         self._wish = wish
+        self.chosen_at = 0.0 if wish == "pending" else self._clock.time()
         self._owed = self._owed if wish == "all" else wish
         self._call_off_retry()
         self._narrow(wish)

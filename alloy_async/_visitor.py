@@ -1,32 +1,38 @@
-"""One person's view: a gate, an identity, a kept choice, and the order of events between the gate and the courier."""
+"""What belongs to one person: a gate, an identity, a kept choice, the order of events between the gate and the courier."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from copy import copy
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._clock import Clock, Ids
 from ._commands import EventCommand, GatedCall
 from ._consent._opt_in import OptInState
-from ._consent._rules import Verdict
+from ._consent._room import ParkingRoom
+from ._consent._rules import Choice, Verdict
 from ._courier import Courier
 from ._event import EventParts, rebuild_event, with_identity
-from ._futures import CommandFuture, FailureLog, cancel_all
+from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._json import Unfit, decode
 from ._ledger import Ledger
 from ._options import EventFilter
+from ._patience import Patience
 from ._preference import PreferenceKeeper, Wish, describe_store_error
 from ._slices import SLICE, in_slices, slice_by_slice
 from .edge.protocol import V1, V2, EventResult, Reply, event_room
+from .edge.state import ClientState
 from .edge.transport import Withdrawn
 from .errors import (
     AlloyClosed,
     AlloyError,
     ConsentDeclined,
+    ConsentStoreError,
     EdgeError,
     EventTooLarge,
     InvalidCommand,
@@ -39,7 +45,11 @@ from .stores.base import Store, VisitorKey
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Visitor"]
+__all__ = ["Household", "VisitorState"]
+
+
+HINT_AGE = 1_800
+"""Seconds that a region holds which the browser names. Source: Edge Network, the cookie ``kndctr_…_cluster``."""
 
 
 class _CustomerIds(NamedTuple):
@@ -50,13 +60,12 @@ class _CustomerIds(NamedTuple):
     customer_ids: dict[str, dict[str, Any]]
 
 
-class Visitor:
-    """What belongs to one person; the courier is shared.
+class Household:
+    """What all visitors of an engine share.
 
     Args:
-        key: whose it is.
         settings: bounds, times, and ``on_before_event_send``.
-        store: where the choice and the identity are kept.
+        store: where choices and identities are kept.
         courier: takes events to the edge.
         ledger: the books.
         hooks: hear of each moment.
@@ -64,13 +73,13 @@ class Visitor:
         ids: where identifiers come from.
         failures: where a failure is counted that nobody awaited.
         logger: hears of what goes wrong without harm.
+        home: the event loop of all of them.
     """
 
     def __init__(
         self,
-        key: VisitorKey,
-        *,
         settings: Settings,
+        *,
         store: Store,
         courier: Courier,
         ledger: Ledger,
@@ -79,49 +88,224 @@ class Visitor:
         ids: Ids,
         failures: FailureLog,
         logger: logging.Logger,
+        home: HomeLoop,
     ) -> None:
+        self.settings = settings
+        self.store = store
+        self.courier = courier
         self.ledger = ledger
         # None where there are none: asked several times for each event.
         self.hooks: Hooks | None = hooks or None
         self.clock = clock
+        self.ids = ids
         self.failures = failures
+        self.logger = logger
+        self.home = home
+        self.room = ParkingRoom(settings.max_parked, settings.max_parked_bytes)
+        self.patience = Patience(settings.parked_wait, clock)
+        self.event_room = event_room(settings.max_body_bytes, V2 if settings.authenticated else V1)
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def own(self, work: Any, name: str) -> asyncio.Task[None]:
+        """Run something that no caller can cancel."""
+        task: asyncio.Task[None] = asyncio.Task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+class VisitorState:
+    """What belongs to one person; views of one key share it.
+
+    Args:
+        key: whose it is.
+        household: what all visitors share.
+        store: where the choice and the identity are kept; default: the household's.
+        patience: how long a parked command may be awaited; None: as long as it is parked.
+        max_parked: commands that may wait at once; None: as many as there is room for.
+        parked_ttl: seconds a command waits for consent.
+
+    Attributes:
+        newest_in_line: the highest order of its events that came into the courier's line.
+        used_at: monotonic seconds at which somebody last asked for it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_acquiring",
+        "_courier",
+        "_departing",
+        "_departure",
+        "_ecid_wanted",
+        "_event_room",
+        "_filter",
+        "_given",
+        "_household",
+        "_keeps_identity",
+        "_knows_choice",
+        "_leaving",
+        "_one_primary",
+        "_reading",
+        "_store",
+        "_unread_yes",
+        "clock",
+        "failures",
+        "gate",
+        "hooks",
+        "identity",
+        "keeper",
+        "key",
+        "ledger",
+        "logger",
+        "newest_in_line",
+        "patience",
+        "used_at",
+    )
+
+    def __init__(
+        self,
+        key: VisitorKey,
+        household: Household,
+        *,
+        store: Store | None = None,
+        patience: Patience | None = None,
+        max_parked: int | None = None,
+        parked_ttl: float,
+    ) -> None:
+        settings = household.settings
+        self._household = household
+        self.ledger = household.ledger
+        self.hooks = household.hooks
+        self.clock = household.clock
+        self.failures = household.failures
+        self.logger = household.logger
+        self.patience = patience
         self.identity = Identity()
-        self.gate = OptInState(
-            max_parked=settings.max_parked,
-            max_parked_bytes=settings.max_parked_bytes,
-            parked_ttl=settings.parked_ttl,
-            clock=clock,
-            failures=failures,
+        self.gate = OptInState.of_many(
+            room=household.room,
+            max_parked=max_parked,
+            parked_ttl=parked_ttl,
+            clock=household.clock,
+            failures=household.failures,
+            home=household.home,
         )
+        self._store = household.store if store is None else store
         self.keeper = PreferenceKeeper(
             self.gate,
-            store,
+            self._store,
             key,
             max_age=settings.preference_max_age,
             asked=settings.opt_in_enabled,
-            clock=clock,
-            logger=logger,
+            clock=household.clock,
+            logger=household.logger,
         )
         self.key = key
-        self._store = store
-        self._courier = courier
-        self._ids = ids
-        self.logger = logger
+        self.newest_in_line = 0
+        self.used_at = 0.0
+        self._courier = household.courier
         self._filter = settings.on_before_event_send
-        self._event_room = event_room(settings.max_body_bytes, V2 if settings.authenticated else V1)
+        self._event_room = household.event_room
         self._one_primary = settings.authenticated
         self._keeps_identity = True
-        self._departing: deque[EventCommand | _CustomerIds] = deque()
+        self._knows_choice = False
+        self._reading: asyncio.Task[None] | None = None
+        self._unread_yes: tuple[float | None] | None = None
+        self._given: StoredIdentity | None = None
+        # Made when something departs that cannot depart at once: an empty one takes as much as all the rest.
+        self._departing: deque[EventCommand | _CustomerIds] | None = None
         self._leaving: EventCommand | _CustomerIds | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._departure: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
         self._ecid_wanted: list[CommandFuture[str]] = []
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that is known here is in the store, and nothing waits."""
+        return (
+            not len(self.gate)
+            and self._departure is None
+            and self._acquiring is None
+            and self._reading is None
+            and self.keeper.is_settled
+        )
+
+    def meet(self, fpid: str | None, ecid: str | None) -> None:
+        """Take note of who the visitor's browser says they are; believed once there is consent, where nothing is known."""
+        if fpid is not None or ecid is not None:
+            self._given = StoredIdentity(fpid or self._household.ids(), ecid, {})
+
+    def meet_hint(self, hint: str | None) -> None:
+        """Take note of the region that the visitor's browser names."""
+        if hint is not None:
+            self.identity.learn_hint(hint, HINT_AGE, self.clock.monotonic())
+
+    def recall_choice(self) -> None:
+        """Begin to read the choice that is kept; until it is read, commands are parked. Harmless when called again."""
+        if not self._knows_choice and self._reading is None:
+            self._reading = self._own(self._recall_choice(), "alloy-choice")
+
+    async def _recall_choice(self) -> None:
+        try:
+            await self.read_choice()
+        except ConsentStoreError as error:
+            self.logger.warning("%s; the visitor's choice counts as unknown", error)
+        finally:
+            self._reading = None
+            unread, self._unread_yes = self._unread_yes, None
+        if unread is not None and self._knows_choice:  # otherwise a refusal may be kept
+            self._hear_yes(*unread)
+
+    async def read_choice(self) -> None:
+        """Read the choice that is kept, and apply it unless the visitor chooses meanwhile.
+
+        Raises:
+            ConsentStoreError: the store could not say; the next command tries again.
+        """
+        preference = await self.keeper.load()
+        self._knows_choice = True
+        if preference is not None:
+            self.keeper.adopt(preference)
+        elif not self._household.settings.opt_in_enabled and self.gate.purposes == "pending":
+            self.gate.choose("all")
+
+    def hear(self, purposes: Choice, seen_at: float | None) -> None:
+        """Take what the visitor's browser says now.
+
+        A refusal holds at once. A yes counts as said now where none is known. It never lifts a refusal that the browser
+        had not seen when it was sent: a request may have been under way while the visitor said no.
+
+        Args:
+            purposes: "all" or "none".
+            seen_at: seconds since 1970 of the newest choice that the browser had seen; None: of none.
+        """
+        if purposes == "none":
+            if self.gate.purposes != "none":
+                self.choose("none", self._unheard())
+        elif self._knows_choice:
+            self._hear_yes(seen_at)
+        else:
+            self._unread_yes = (seen_at,)
+            self.recall_choice()
+
+    def _hear_yes(self, seen_at: float | None) -> None:
+        known = self.gate.purposes
+        seen = seen_at is not None and seen_at >= self.keeper.chosen_at
+        if known == "pending" or (known == "none" and seen):
+            self.choose("all", self._unheard())
+
+    def _unheard(self) -> CommandFuture[Wish]:
+        """Return a future that nobody awaits; when it fails, that is logged."""
+        return CommandFuture.make(self.failures)
+
+    def knows_choice(self) -> None:
+        """Take note that there is nothing to be read."""
+        self._knows_choice = True
 
     # Choices
 
     def choose(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
+        self._knows_choice = True
         self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
@@ -137,7 +321,17 @@ class Visitor:
             self.gate.forget()
         self.identity.erase()
         self._recall()
-        self._own(self.keeper.read_again(), "alloy-preference-again")
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read what the store says now, because somebody else may have changed it."""
+        self._own(self._look_again(), "alloy-preference-again")
+
+    async def _look_again(self) -> None:
+        await self.keeper.read_again()
+        if self.gate.purposes == "none":
+            self.identity.erase()
+            self._recall()
 
     def _recall(self) -> None:
         in_slices(self.open_commands(), EventCommand.end_if_refused)
@@ -154,6 +348,7 @@ class Visitor:
         *,
         needs_answer: bool,
         ends_when_stored: bool,
+        client_state: ClientState | None = None,
     ) -> None:
         """Take a new event to the gate; the future ends with its outcome.
 
@@ -162,6 +357,7 @@ class Visitor:
             future: what the caller holds.
             needs_answer: whether it goes to interact.
             ends_when_stored: whether the future ends once the event is in a durable outbox.
+            client_state: what the visitor's browser keeps for the edge.
         """
         command = EventCommand(
             self,
@@ -172,9 +368,40 @@ class Visitor:
             called_at=self.clock.monotonic(),
             future=future,
             ends_when_stored=ends_when_stored,
+            client_state=client_state,
         )
         self._courier.resume()
         self.gate.admit(command)
+
+    def call(
+        self,
+        name: str,
+        action: Callable[[CommandFuture[Any]], None],
+        future: CommandFuture[Any],
+        *,
+        goes_on: bool = False,
+    ) -> None:
+        """Take a command to the gate that does something here, without an event.
+
+        Args:
+            name: the command.
+            action: called with the future once the visitor consents.
+            future: what the caller holds.
+            goes_on: whether it is done even when nobody awaits it any more.
+        """
+        gate = self.gate
+        alone = partial(CommandFuture.make, self.failures, loop=future.get_loop()) if goes_on else None
+        gate.admit(
+            GatedCall(
+                name,
+                future,
+                action=action,
+                leave=gate.leave,
+                epoch=gate.epoch,
+                patience=self.patience,
+                alone=alone,
+            )
+        )
 
     def depart(self, command: EventCommand) -> None:
         """Take an event that the gate lets through, and bring it to the courier, in order."""
@@ -229,13 +456,14 @@ class Visitor:
 
     def open_commands(self) -> list[EventCommand]:
         """Return the events between the gate and the courier."""
-        commands = [self._leaving, *self._departing]
+        commands = [self._leaving, *(self._departing or ())]
         return [command for command in commands if isinstance(command, EventCommand) and not command.ended]
 
     def _line_up(self, command: EventCommand) -> None:
-        self._departing.append(command)
-        if len(self._departing) > 1 and self._departing[-2].order > command.order:  # it comes a second time
-            self._departing = deque(sorted(self._departing, key=lambda waiting: waiting.order))
+        departing = self._departing = deque() if self._departing is None else self._departing
+        departing.append(command)
+        if len(departing) > 1 and departing[-2].order > command.order:  # it comes a second time
+            self._departing = deque(sorted(departing, key=lambda waiting: waiting.order))
 
     def go_on(self) -> None:
         """Go on with what waits to depart, where somebody else has cancelled the task that brings it."""
@@ -264,8 +492,10 @@ class Visitor:
         finally:
             self._departure = None
             if self._leaving is not None:  # cancelled by somebody else
-                self._departing.appendleft(self._leaving)
+                self._departing = deque([self._leaving, *(self._departing or ())])
                 self._leaving = None
+            if not self._departing:
+                self._departing = None
 
     async def _depart_one(self, command: EventCommand) -> None:
         if not self._may_go_on(command):
@@ -291,8 +521,9 @@ class Visitor:
     def _take_departing(self) -> list[EventCommand]:
         """Take a slice of what waits behind an event that has lost its consent; one by one would sort them each time."""
         commands = []
-        for _ in range(min(SLICE, len(self._departing))):
-            item = self._departing.popleft()
+        departing = self._departing or deque()
+        for _ in range(min(SLICE, len(departing))):
+            item = departing.popleft()
             if isinstance(item, _CustomerIds):
                 self._apply_if_current(item)
             elif not item.ended:
@@ -376,7 +607,8 @@ class Visitor:
         if self._departure is None and self.identity.fpid is not None:
             self._apply_customer_ids(customer_ids)
             return
-        self._departing.append(_CustomerIds(self._last_order(), self.gate.epoch, customer_ids))
+        waiting = _CustomerIds(self._last_order(), self.gate.epoch, customer_ids)
+        self._departing = deque([*(self._departing or ()), waiting])
         self._start_departure()
 
     def _last_order(self) -> int:
@@ -417,7 +649,9 @@ class Visitor:
             stored = None
         if self.gate.verdict(epoch) is not Verdict.PASS or self.identity.fpid is not None:
             return  # consent has gone, or somebody else was faster
-        self.identity.adopt(stored or StoredIdentity(self._ids(), None, {}))
+        self.identity.adopt(stored or self._given or StoredIdentity(self._household.ids(), None, {}))
+        if self._given is not None:
+            self.identity.learn_ecid(self._given.ecid)  # the browser's own is news to what was kept
         if stored is None:
             await self._save_identity()
 
@@ -447,10 +681,7 @@ class Visitor:
             if self.identity.ecid is not None:
                 future.resolve(self.identity.ecid)
             elif not self.gate.is_opted_in:
-                gate = self.gate
-                gate.admit(
-                    GatedCall("get_ecid", future, action=self.want_ecid, leave=gate.leave, epoch=gate.epoch)
-                )
+                self.call("get_ecid", self.want_ecid, future)
             else:
                 future.reject(
                     copy(error) if error is not None else EdgeError(200, title="the answer names no ECID")
@@ -487,26 +718,23 @@ class Visitor:
     # The end
 
     async def finish(self) -> None:
-        """Let what is being read and written come to its end."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Let the choice that is being written come to its end."""
         await self.keeper.finish()
 
     async def stop(self) -> None:
         """End everything between the gate and the courier with ``AlloyClosed``, and stop reading and writing."""
         commands = self.open_commands()
-        self._departing.clear()  # a filter that swallows the cancellation must not be asked about the next event
-        await cancel_all(self._tasks)
+        if self._departing is not None:
+            self._departing.clear()  # a filter that swallows the cancellation must not be asked about the next event
+        tasks = (self._departure, self._acquiring, self._reading)
+        await cancel_all(task for task in tasks if task is not None)
         await slice_by_slice(commands, lambda command: command.fail(AlloyClosed(command.name)))
         for future in self._take_ecid_wanted():
             future.reject(AlloyClosed("get_ecid"))
         await self.keeper.stop()
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.Task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._household.own(work, name)
 
 
 async def _call(event_filter: EventFilter, content: dict[str, Any]) -> bool | None:

@@ -9,6 +9,7 @@
     │   └── EventTooLarge      the event can never fit into one request
     ├── ConsentDeclined        the visitor said no; nothing was sent
     ├── ConsentTimeout         the visitor never answered in time; nothing was sent
+    ├── StillParked            nobody has chosen yet, and whoever awaits a visitor's command was not kept waiting
     ├── ParkingFull            too many commands already wait for consent
     ├── OutboxFull             too many events already wait for the wire
     ├── OutboxError            the outbox could not keep the event, or no longer has it
@@ -41,6 +42,7 @@ __all__ = [
     "OutboxError",
     "OutboxFull",
     "ParkingFull",
+    "StillParked",
 ]
 
 DeclinedBy = Literal["visitor", "edge"]
@@ -156,6 +158,28 @@ class ConsentTimeout(AlloyError):
         return (
             f"{self.command}: no consent within {self.waited:g} s; nothing was sent. "
             "Ask earlier, or raise parked_ttl."
+        )
+
+
+class StillParked(AlloyError):
+    """A visitor has not chosen, and whoever awaited one of their commands was not kept waiting.
+
+    Nothing is lost by it: an event stays parked, is sent if the visitor says yes in time, and stands in the statistics.
+
+    Attributes:
+        command: the command that waits.
+        waited: seconds that it was awaited.
+    """
+
+    def __init__(self, command: str, waited: float) -> None:
+        super().__init__(command, waited)
+        self.command = command
+        self.waited = waited
+
+    def __str__(self) -> str:
+        return (
+            f"{self.command}: the visitor has not chosen yet; it stays parked, and goes on if they say yes. "
+            f"It was awaited for {self.waited:g} s (parked_wait); call it without await to go on at once."
         )
 
 

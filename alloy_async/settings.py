@@ -175,6 +175,21 @@ class Settings(BaseModel):
     parked_ttl: Seconds = Field(
         86_400.0, description="Seconds a command waits for consent before ConsentTimeout."
     )
+    max_visitors: Count = Field(
+        100_000,
+        description="Visitors that are kept in memory; of more, those go first that were not heard of for longest.",
+    )
+    visitor_max_parked: Count = Field(
+        100, description="Commands of one visitor that may wait for consent at once; max_parked holds for all together."
+    )
+    visitor_parked_ttl: Seconds = Field(
+        1_800.0, description="Seconds a visitor's command waits for consent before ConsentTimeout."
+    )
+    parked_wait: Seconds = Field(
+        0.2,
+        description="Seconds that the future of a visitor's parked command waits for the choice before it ends with "
+        "StillParked; the command itself stays parked.",
+    )
 
     outbox: Literal["memory", "sqlite"] | UsablePath | Any = Field(
         "memory",

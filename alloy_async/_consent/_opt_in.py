@@ -8,12 +8,13 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from .._clock import Cancellable, Clock, SystemClock
 from .._futures import CommandFuture, FailureLog, HomeLoop
 from .._slices import SLICE
 from ..errors import AlloyClosed, AlloyError, ConsentDeclined, ConsentTimeout, InvalidCommand, ParkingFull
+from ._room import ParkingRoom
 from ._rules import PURPOSES, Consent, Occurrence, Purposes, Verdict, follow, parse_choice, verdict
 
 __all__ = ["OptInState", "OptInStatistics", "Parkable"]
@@ -101,6 +102,29 @@ class OptInState:
         failures: where a failure is counted that nobody awaited.
     """
 
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_closed_with",
+        "_consent",
+        "_epoch",
+        "_expired",
+        "_expiry",
+        "_failures",
+        "_home",
+        "_left",
+        "_max_parked",
+        "_overflowed",
+        "_parked",
+        "_parked_ttl",
+        "_refused",
+        "_released",
+        "_rest",
+        "_room",
+        "_settling",
+        "_until",
+    )
+
     def __init__(
         self,
         *,
@@ -110,12 +134,43 @@ class OptInState:
         clock: Clock | None = None,
         failures: FailureLog | None = None,
     ) -> None:
-        self._max_parked = max_parked
-        self._max_parked_bytes = max_parked_bytes
+        self._max_parked: int | None = None
+        self._room = ParkingRoom(max_parked, max_parked_bytes)
         self._parked_ttl = parked_ttl
         self._clock = clock or SystemClock()
         self._failures = failures or FailureLog(logging.getLogger("alloy_async"), self._clock)
         self._home = HomeLoop()
+        self._start()
+
+    @classmethod
+    def of_many(
+        cls,
+        *,
+        room: ParkingRoom,
+        max_parked: int | None,
+        parked_ttl: float,
+        clock: Clock,
+        failures: FailureLog,
+        home: HomeLoop,
+    ) -> Self:
+        """Make one of many that share what can be shared, so that there may be very many.
+
+        Args:
+            room: how much all of them may park together.
+            max_parked: commands that may wait at this one, an option named ``visitor_max_parked``; None: as many as
+                there is room for.
+            parked_ttl: seconds a command waits before it ends with ``ConsentTimeout``.
+            clock: where time comes from.
+            failures: where a failure is counted that nobody awaited.
+            home: the event loop of all of them.
+        """
+        state = cls.__new__(cls)
+        state._max_parked, state._room, state._parked_ttl = max_parked, room, parked_ttl
+        state._clock, state._failures, state._home = clock, failures, home
+        state._start()
+        return state
+
+    def _start(self) -> None:
         self._consent = Consent.PENDING
         self._epoch = 0
         self._until = _NEVER
@@ -325,9 +380,10 @@ class OptInState:
             command.fail(ConsentDeclined(command.name))
 
     def _park(self, command: Parkable) -> None:
-        if len(self._parked) >= self._max_parked or self._bytes + command.size > self._max_parked_bytes:
+        full = self._full(command)
+        if full is not None:
             self._overflowed += 1
-            command.fail(self._full(command))
+            command.fail(full)
             return
         command.parked_at = self._clock.monotonic()
         self._hold(command)
@@ -335,18 +391,20 @@ class OptInState:
     def _hold(self, command: Parkable) -> None:
         self._parked[command] = None
         self._bytes += command.size
+        self._room.take(command.size)
         if self._expiry is None:
             self._arrange_expiry(self._parked_ttl)
         command.park()
 
-    def _full(self, command: Parkable) -> ParkingFull:
-        if len(self._parked) >= self._max_parked:
-            return ParkingFull(command.name, "max_parked", self._max_parked)
-        return ParkingFull(command.name, "max_parked_bytes", self._max_parked_bytes)
+    def _full(self, command: Parkable) -> ParkingFull | None:
+        if self._max_parked is not None and len(self._parked) >= self._max_parked:
+            return ParkingFull(command.name, "visitor_max_parked", self._max_parked)
+        return self._room.full(command.name, command.size)
 
     def _remove(self, command: Parkable) -> None:
         del self._parked[command]
         self._bytes -= command.size
+        self._room.give_back(command.size)
         if not self._parked and self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

@@ -66,12 +66,19 @@ class EdgeClient:
         self._acquire_base = base if acquire_base is None else acquire_base
 
     async def interact(
-        self, event: bytes, *, hint: str | None, queue_time: int, may_start: MayStart
+        self, event: bytes, *, hint: str | None, queue_time: int, state: bytes = b"", may_start: MayStart
     ) -> Reply:
         """Send one event and return its answer; see ``build_interact``."""
         return await self._admitted(
             lambda: build_interact(
-                self._base, self._config_id, hint, self._ids(), event, queue_time, dialect=self._dialect
+                self._base,
+                self._config_id,
+                hint,
+                self._ids(),
+                event,
+                queue_time,
+                state=state,
+                dialect=self._dialect,
             ),
             may_start,
         )

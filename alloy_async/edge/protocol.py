@@ -102,29 +102,30 @@ class Dialect:
         version: part of the path.
         datastream: how the parameter with the datastream's id is called.
         interact_body: writes the body with one event that wants an answer; its second argument is milliseconds that
-            the event has waited, from 0 to ``MAX_QUEUE_TIME``.
+            the event has waited, from 0 to ``MAX_QUEUE_TIME``, the third ``meta.state`` as JSON, empty for none.
 
     ``collect`` has the same body in both.
     """
 
     version: str
     datastream: str
-    interact_body: Callable[[bytes, int], bytes]
+    interact_body: Callable[[bytes, int, bytes], bytes]
 
 
-def _interact_v1(event: bytes, queue_time: int) -> bytes:
-    meta = b'"meta":{"queueTimeMillis":%d}' % queue_time
+def _interact_v1(event: bytes, queue_time: int, state: bytes) -> bytes:
+    meta = b'"meta":{"queueTimeMillis":%d%b}' % (queue_time, b',"state":' + state if state else b"")
     return b'{"events":[' + event + b"]," + _FETCH_ECID + b"," + meta + b"}"
 
 
-def _interact_v2(event: bytes, queue_time: int) -> bytes:  # noqa: ARG001 - nobody says that v2 takes queueTimeMillis
+def _interact_v2(event: bytes, queue_time: int, state: bytes) -> bytes:  # noqa: ARG001 - nobody says that v2 takes queueTimeMillis
     """Put the event's own query, which is rare, beside the event, where v2 has the query of the request."""
     query = _FETCH_ECID
     if _QUERY in event:  # perhaps only in a text, so it is read before it is believed
         content = decode(event)
         query = _QUERY + encode(_FETCH | content.pop("query", {}))
         event = encode(content)
-    return b'{"event":' + event + b"," + query + b"}"
+    meta = b',"meta":{"state":' + state + b"}" if state else b""
+    return b'{"event":' + event + b"," + query + meta + b"}"
 
 
 V1 = Dialect("v1", "configId", _interact_v1)
@@ -249,7 +250,7 @@ def event_room(max_body: int, dialect: Dialect = V1) -> int:
     Interact decides: its envelope is the longer one. An event with a query of its own takes no more room, since a query
     that moves beside its event shares the braces of the one that is there.
     """
-    return max_body - len(dialect.interact_body(b"", MAX_QUEUE_TIME))
+    return max_body - len(dialect.interact_body(b"", MAX_QUEUE_TIME, b""))
 
 
 def cut(events: Iterable[E], max_body: int) -> list[E]:
@@ -277,6 +278,7 @@ def build_interact(
     event: bytes,
     queue_time: int,
     *,
+    state: bytes = b"",
     dialect: Dialect = V1,
 ) -> EdgeRequest:
     """Build the request for one event that wants an answer.
@@ -288,9 +290,10 @@ def build_interact(
         request_id: a UUID.
         event: ``{"xdm": …}`` as JSON.
         queue_time: milliseconds since the event was called, its time in parking included.
+        state: ``meta.state`` as JSON; empty: none.
         dialect: the version of the API.
     """
-    body = dialect.interact_body(event, min(max(queue_time, 0), MAX_QUEUE_TIME))
+    body = dialect.interact_body(event, min(max(queue_time, 0), MAX_QUEUE_TIME), state)
     return _request(base, hint, "interact", config_id, request_id, body, dialect)
 
 

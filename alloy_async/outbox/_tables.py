@@ -27,6 +27,7 @@ __all__ = [
     "Row",
     "Swept",
     "Worker",
+    "abandoned",
     "begin",
     "changes",
     "claim",
@@ -404,6 +405,16 @@ def claim(
         Claimed(key, OutboxEvent(digests[digest], event_id, body, bool(answer), bool(person), accepted_at))
         for key, digest, body, event_id, answer, person, accepted_at in found
     ]
+
+
+def abandoned(connection: sqlite3.Connection, worker: Worker, now: float) -> list[VisitorKey]:
+    """Return the visitors of the dead workers' events."""
+    dead = [one for one in _dead(connection, now) if one != worker.id]
+    found = connection.execute(
+        "SELECT organisation, datastream, visitor FROM event WHERE key IN "  # noqa: S608 - numbers
+        f"(SELECT min(key) FROM event WHERE owner IN ({_listed(dead)}) GROUP BY digest)"
+    )
+    return [VisitorKey(*names) for names in found]
 
 
 def _oldest(

@@ -145,6 +145,10 @@ class Outbox(Protocol):
         """
         ...
 
+    async def abandoned(self) -> Collection[VisitorKey]:
+        """Return the visitors that have events which belong to no living worker."""
+        ...
+
     async def expire(self, accepted_before: float) -> int:
         """Erase events that belong to no living worker and are too old, and return how many there were.
 

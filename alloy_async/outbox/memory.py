@@ -109,6 +109,11 @@ class MemoryOutbox:
         self._keep(worker, claimed)
         return [Claimed(key, event) for key, event in claimed.items()]
 
+    async def abandoned(self) -> Collection[VisitorKey]:
+        """Return the visitors that have events which belong to no living worker."""
+        self._working("read")
+        return {event.visitor for one in self._others() for event in one.events.values()}
+
     async def expire(self, accepted_before: float) -> int:
         """Erase events that belong to no living worker and are too old, and return how many there were."""
         self._working("write")

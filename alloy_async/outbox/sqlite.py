@@ -84,6 +84,11 @@ class SQLiteOutbox:
             "read", lambda file: _tables.claim(file, worker, visitors, wanted, self._clock.time())
         )
 
+    async def abandoned(self) -> Collection[VisitorKey]:
+        """Return the visitors that have events which belong to no living worker."""
+        worker = await self._working("read")
+        return await self._run("read", lambda file: _tables.abandoned(file, worker, self._clock.time()))
+
     async def expire(self, accepted_before: float) -> int:
         """Erase events that belong to no living worker and are too old, and return how many there were."""
         worker = await self._working("write")

@@ -416,6 +416,18 @@ class OutboxConformance:
         claimed = await other.claim(everybody, count=99, size=MAX_BYTES)
         _equal([item.event.visitor for item in claimed], everybody[1:], "the rest, in order")
 
+    async def test_abandoned(self, make_outbox: MakeOutbox) -> None:
+        """Whose events belong to no living worker can be asked, each visitor once."""
+        one, epoch = await _opened(make_outbox)
+        other, _ = await _opened(make_outbox)
+        everybody = [ANNE, BERT, *NEIGHBOURS]
+        await one.write([_event(key, "a") for key in [*everybody, ANNE]], [], epoch=epoch)
+        _equal(sorted(await other.abandoned()), [], "their worker lives")
+        await one.aclose()
+        _equal(sorted(await other.abandoned()), sorted(everybody), "their worker has gone")
+        await other.claim([ANNE, *NEIGHBOURS], count=99, size=MAX_BYTES)
+        _equal(sorted(await other.abandoned()), [BERT], "the others' events have a worker again")
+
     async def test_claim_is_bounded(self, make_outbox: MakeOutbox) -> None:
         """No more than was asked for is taken over, by count and by bytes; the oldest first, whoever left them."""
         keys: list[int] = []

@@ -35,6 +35,8 @@ NAMES = [
     "ParkingFull",
     "Settings",
     "Statistics",
+    "StillParked",
+    "Visitor",
     "__version__",
 ]
 

@@ -28,9 +28,11 @@ WORDS = [
     "_futures",
 ]
 RULES = [
+    "_consent._room",
     "_consent._rules",
     "_event",
     "_ledger",
+    "_patience",
     "_spellings",
     "edge._answers",
     "edge.retry",
@@ -42,6 +44,7 @@ BORDERS = [
     "edge._loop_bound",
     "edge._trust",
     "edge.protocol",
+    "edge.state",
     "edge.transport",
     "outbox._admission",
     "outbox.base",
@@ -63,6 +66,7 @@ ROOMS = [
     "outbox.sqlite",
     "stores",
     "stores.memory",
+    "stores.nowhere",
     "stores.sqlite",
 ]
 ENGINE = [
@@ -75,8 +79,9 @@ ENGINE = [
     "_preference",
     "_erasing",
     "_visitor",
+    "_visitors",
 ]
-FACE = ["_engine", "_client", FRONT]
+FACE = ["_engine", "_personal", "visitor", "_client", FRONT]
 ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE]
 
 IN_ORDER = (WORDS, ENGINE, FACE)
@@ -94,6 +99,7 @@ OUTBOX_FILE = (
 
 NEIGHBOURS = {
     ("edge.protocol", "edge.transport"),  # the protocol of its own row
+    ("edge.state", "edge.protocol"),  # what an answer hands back
     ("outbox.base", "stores.base"),  # whose an event is, in the words of the stores
     ("outbox._admission", "outbox.base"),  # as above
     ("stores.sqlite", "_database"),  # one room in two modules: what is kept, and how a file is used

@@ -639,7 +639,7 @@ def test_every_field_describes_itself(name, field):
     description = field.description or ""
     assert description.endswith(".")
     if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
-        assert re.match(r"(Seconds|Bytes|Commands|Events|Requests) ", description), name
+        assert re.match(r"(Seconds|Bytes|Commands|Events|Requests|Visitors) ", description), name
 
 
 def test_the_keywords_of_configure_are_the_fields():

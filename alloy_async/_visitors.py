@@ -1,0 +1,75 @@
+"""All visitors of an engine: one state for each key, for as long as anything of it is needed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from weakref import WeakValueDictionary
+
+from ._clock import Clock
+from ._visitor import VisitorState
+
+__all__ = ["Visitors"]
+
+FORGOTTEN_AT_ONCE = 2
+"""Visitors that are let go for each one that comes, so that letting go never takes long."""
+
+
+class Visitors:
+    """Finds the state of a visitor by key, and lets those go that were not heard of for long.
+
+    Whoever has a state in hand, a view or an event that is under way, keeps it alive; so two states of one key never
+    exist side by side. What is kept here beyond that spares reading the choice and the identity again.
+
+    Args:
+        make: makes the state of a visitor who is not known.
+        most: how many are kept.
+        idle: seconds after which one that is settled is let go.
+        clock: where time comes from.
+    """
+
+    def __init__(self, make: Callable[[str], VisitorState], *, most: int, idle: float, clock: Clock) -> None:
+        self._make = make
+        self._most = most
+        self._idle = idle
+        self._clock = clock
+        self._alive: WeakValueDictionary[str, VisitorState] = WeakValueDictionary()
+        self._kept: OrderedDict[str, VisitorState] = OrderedDict()
+
+    def get(self, key: str) -> VisitorState:
+        """Return the state of a visitor."""
+        now = self._clock.monotonic()
+        state = self._kept.get(key)
+        if state is None:
+            state = self._alive.get(key)
+            if state is None:
+                state = self._alive[key] = self._make(key)
+            self._kept[key] = state
+        else:
+            self._kept.move_to_end(key)
+        state.used_at = now
+        self._let_go(now)
+        return state
+
+    def known(self, key: str) -> VisitorState | None:
+        """Return the state of a visitor, if there is one."""
+        return self._alive.get(key)
+
+    def __iter__(self) -> Iterator[VisitorState]:
+        """Yield all states that there are."""
+        return iter(list(self._alive.values()))
+
+    def __len__(self) -> int:
+        """Return how many states there are."""
+        return len(self._alive)
+
+    def _let_go(self, now: float) -> None:
+        for _ in range(FORGOTTEN_AT_ONCE):
+            key, oldest = next(iter(self._kept.items()))
+            if len(self._kept) <= self._most and now - oldest.used_at < self._idle:
+                return
+            if oldest.is_settled:
+                del self._kept[key]
+            else:  # it is looked at again after all others
+                oldest.used_at = now
+                self._kept.move_to_end(key)

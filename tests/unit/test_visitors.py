@@ -1,0 +1,441 @@
+"""Many visitors of one instance: each with a consent, an identity and an order of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+
+import pytest
+from common import settle
+from hypothesis import given, strategies as st
+
+from alloy_async import (
+    Alloy,
+    ConsentDeclined,
+    ConsentTimeout,
+    InvalidCommand,
+    NotConfigured,
+    ParkingFull,
+    StillParked,
+)
+from alloy_async.outbox.memory import MemoryOutbox, MemoryShelf
+from alloy_async.edge import EdgeResponse
+from alloy_async.testing import ManualClock, RecordingEdge
+from alloy_async.visitor import ClientState
+
+FPID = "6f1c0f7e-3f0a-4a1c-9d58-0d6f6c1f2b3a"
+ECID = "4" * 38
+
+
+def identity_of(event):
+    """Return which identities an event names, and by which ids."""
+    return {name: entries[0]["id"] for name, entries in event["xdm"]["identityMap"].items()}
+
+
+async def test_a_yes_in_a_later_request_releases_what_earlier_ones_parked(alloy, edge):
+    """Views of one key share everything; the order is that of the calls."""
+    first = alloy.visitor("anne").event(type="first")
+    second = alloy.visitor("anne").event(type="second")
+    await settle()
+    assert not edge.requests
+    assert await alloy.visitor("anne").opt_in(purposes="all") == "all"
+    assert (await first).event_id != (await second).event_id
+    assert edge.event_types == ["first", "second"]
+    await alloy.visitor("anne").event(type="third")
+    assert edge.event_types == ["first", "second", "third"]
+
+
+async def test_one_says_yes_and_another_no(alloy, edge):
+    """A choice concerns nobody else."""
+    anne, bert, carl = (alloy.visitor(name) for name in ("anne", "bert", "carl"))
+    events = [person.event(type=person.key) for person in (anne, bert, carl)]
+    await bert.opt_in(purposes="none")
+    await anne.opt_in(purposes="all")
+    await events[0]
+    with pytest.raises(ConsentDeclined):
+        await events[1]
+    await settle()
+    assert edge.event_types == ["anne"]
+    assert (anne.purposes, bert.purposes, carl.purposes) == ("all", "none", "pending")
+    assert alloy.statistics().parked == 1
+    with pytest.raises(ConsentDeclined):
+        await alloy.visitor("bert").event(type="later")
+
+
+async def test_silence_ends_what_is_parked(alloy, clock, edge):
+    """After visitor_parked_ttl, half an hour."""
+    event = alloy.visitor("anne").event(type="parked")
+    clock.advance(0.19)
+    await settle()
+    assert not event.done()
+    clock.advance(0.02)
+    with pytest.raises(StillParked, match="parked_wait"):
+        await event
+    assert alloy.statistics().parked == 1
+    clock.advance(1_800)
+    await settle()
+    assert (alloy.statistics().parked, alloy.statistics().expired) == (0, 1)
+    await alloy.visitor("anne").opt_in(purposes="all")
+    await settle()
+    assert not edge.requests
+
+
+async def test_whoever_awaits_a_parked_event_is_not_kept_waiting(alloy, clock, edge):
+    """The future ends; the event stays parked, and is sent after a yes. The same with the other commands."""
+    visitor = alloy.visitor("anne")
+    event, ecid = visitor.event(type="parked"), visitor.get_ecid()
+    ids = visitor.set_customer_ids({"CRMID": {"id": "7", "primary": True}})
+    clock.advance(0.2)
+    for future in (event, ecid, ids):
+        with pytest.raises(StillParked):
+            await future
+    await visitor.opt_in(purposes="all")
+    await visitor.event(type="later")
+    assert edge.event_types == ["parked", "later"]
+    assert [identity_of(event).get("CRMID") for event in edge.events] == [None, "7"]
+    assert {request.action for request in edge.requests} == {"collect"}  # nobody waits for the ECID any more
+    assert alloy.statistics().delivered == 2
+
+
+async def test_the_one_person_of_a_single_person_process_waits_as_long_as_it_takes(alloy, clock):
+    """parked_wait is for visitors."""
+    event = alloy.event(type="parked")
+    clock.advance(3_600)
+    await settle()
+    assert not event.done()
+    event.cancel()
+
+
+async def test_a_batch_carries_several_visitors_each_with_an_identity(alloy, edge):
+    """Each event names its own visitor and nobody else."""
+    people = [alloy.visitor(f"person-{number}") for number in range(5)]
+    for person in people:
+        await person.opt_in(purposes="all")
+        await person.event(type=person.key)  # makes the identity
+    before = len(edge.requests)
+    await asyncio.gather(*(person.event(type=person.key) for person in people))
+    (request,) = edge.requests[before:]
+    by_person = {event["xdm"]["eventType"]: identity_of(event)["FPID"] for event in request.events}
+    assert by_person == {person.key: person.fpid for person in people}
+    assert len(set(by_person.values())) == 5
+
+
+async def test_without_a_key_nothing_is_kept(alloy, store, edge):
+    """A view without key lives as long as its request; what its browser says counts."""
+    silent, willing = alloy.visitor(), alloy.visitor(purposes="all", fpid=FPID)
+    parked = silent.event(type="silent")
+    await willing.event(type="willing")
+    assert [identity_of(event) for event in edge.events] == [{"FPID": FPID}]
+    silent.close()
+    with pytest.raises(ConsentTimeout):
+        await parked
+    with pytest.raises(ConsentDeclined):
+        await alloy.visitor(purposes="none").event(type="unwilling")
+    assert store._preferences == store._identities == {}
+
+
+async def test_identities_of_the_browser_are_used_after_consent(alloy, edge):
+    """An ECID that the browser has wins over a first-party id of ours."""
+    visitor = alloy.visitor("anne", ecid=ECID)
+    event = visitor.event(type="parked")
+    assert (visitor.fpid, visitor.ecid) == (None, None)
+    await visitor.opt_in(purposes="all")
+    await event
+    assert identity_of(edge.events[0])["ECID"] == ECID
+    assert visitor.ecid == ECID
+
+
+async def test_what_the_browser_says_is_kept(alloy, store, edge):
+    """A yes of the page counts for other requests of the same key, a no likewise."""
+    await alloy.visitor("anne", purposes="all").event(type="first")
+    await alloy.visitor("anne").event(type="second")
+    assert edge.event_types == ["first", "second"]
+    refused = alloy.visitor("anne", purposes="none").event(type="third")
+    with pytest.raises(ConsentDeclined):
+        await refused
+    assert alloy.visitor("anne").purposes == "none"
+    await settle()
+    (preference,) = store._preferences.values()
+    assert preference.purposes == "none"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known here", "read from the store"])
+async def test_a_yes_that_was_under_way_lifts_no_refusal(options, clock, edge, known):
+    """A request that left the browser before the visitor said no cannot turn it back; one that left later can."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        clock.advance(10)
+        await alloy.visitor("anne").opt_in(purposes="none")
+        refused_at = alloy.visitor("anne").chosen_at
+        if not known:
+            alloy._engine.visitors._kept.clear()
+            gc.collect()
+            assert alloy._engine.visitors.known("anne") is None
+        for seen_at in (None, refused_at - 1):
+            late = alloy.visitor("anne", purposes="all", seen_at=seen_at)
+            event = late.event(type="late")
+            with pytest.raises(ConsentDeclined):
+                await event
+        assert not edge.requests
+        await alloy.visitor("anne", purposes="all", seen_at=refused_at).event(type="after")
+        assert edge.event_types == ["after"]
+
+
+async def test_choices_are_read_from_the_store(options, store, edge):
+    """Another start, another process: who said yes is sent, who said no is refused."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        await alloy.visitor("anne").opt_in(purposes="all")
+        await alloy.visitor("bert").opt_in(purposes="none")
+        await alloy.visitor("anne").event(type="first")
+        fpid = alloy.visitor("anne").fpid
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        events = [alloy.visitor(name).event(type=name) for name in ("anne", "bert")]
+        await events[0]
+        with pytest.raises(ConsentDeclined):
+            await events[1]
+    assert identity_of(edge.events[-1]) == {"FPID": fpid}
+
+
+async def test_visitors_that_are_not_heard_of_are_let_go(options, clock):
+    """More than max_visitors are not kept, unless something of theirs waits; what is known of them is in the store."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"max_visitors": 3})
+        await alloy.visitor("kept").opt_in(purposes="all")
+        waiting = alloy.visitor("waits").event(type="parked")
+        for number in range(10):
+            alloy.visitor(f"passer-by {number}")
+            await settle()
+        gc.collect()
+        visitors = alloy._engine.visitors
+        assert len(visitors) <= 5
+        assert visitors.known("waits") is not None
+        assert visitors.known("kept") is None
+        await alloy.visitor("kept").event(type="released")
+        await alloy.visitor("waits").opt_in(purposes="all")
+        await waiting
+        clock.advance(1_801)
+        for _ in range(8):
+            alloy.visitor("new")
+            await settle()
+        gc.collect()
+        assert len(visitors) == 1
+
+
+async def test_a_view_keeps_its_visitor(options):
+    """As long as somebody holds a view there is one state of the key, however many others came."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"max_visitors": 1})
+        held = alloy.visitor("held")
+        await settle()
+        for number in range(5):
+            alloy.visitor(str(number))
+            await settle()
+        await alloy.visitor("held").opt_in(purposes="none")
+        assert held.purposes == "none"
+
+
+async def test_bounds_for_one_and_for_all(options):
+    """One visitor cannot take the room of the others, and all together not more than there is."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"visitor_max_parked": 2, "max_parked": 3})
+        anne, bert = alloy.visitor("anne"), alloy.visitor("bert")
+        events = [anne.event(type=str(number)) for number in range(3)]
+        with pytest.raises(ParkingFull, match="visitor_max_parked=2"):
+            await events[2]
+        events += [bert.event(type=str(number)) for number in range(2)]
+        with pytest.raises(ParkingFull, match=r"\(max_parked=3"):
+            await events[4]
+        await anne.opt_in(purposes="none")
+        assert alloy.statistics().parked == 1
+        bert.event(type="room again")
+        assert alloy.statistics().parked == 2
+        await bert.opt_in(purposes="none")
+
+
+async def test_context_lies_under_each_event(alloy, edge):
+    """Object by object, what the event says wins."""
+    context = {
+        "web": {"webPageDetails": {"URL": "https://shop.example/a"}},
+        "environment": {"type": "browser", "browserDetails": {"userAgent": "Mozilla"}},
+    }
+    visitor = alloy.visitor("anne", purposes="all", context=context)
+    context["web"] = "changed later"
+    await visitor.event(type="plain")
+    await visitor.event(xdm={"web": {"webPageDetails": {"name": "checkout"}}})
+    await visitor.event(xdm={"environment": "not an object"})
+    plain, merged, replaced = (event["xdm"] for event in edge.events)
+    assert plain["web"] == {"webPageDetails": {"URL": "https://shop.example/a"}}
+    assert merged["web"] == {"webPageDetails": {"URL": "https://shop.example/a", "name": "checkout"}}
+    assert merged["environment"]["browserDetails"] == {"userAgent": "Mozilla"}
+    assert replaced["environment"] == "not an object"
+
+
+async def test_state_goes_up_and_comes_back(alloy, edge):
+    """With an event that wants an answer, and with no other; what comes back belongs to this view alone."""
+    entries = [("kndctr_ORG_identity", "abc=="), ("kndctr_ORG_cluster", "or2")]
+    visitor = alloy.visitor("anne", purposes="all", state=ClientState("shop.example", entries))
+    handle = {"type": "state:store", "payload": [{"key": "kndctr_ORG_cluster", "value": "va6", "maxAge": 1800}]}
+    body = json.dumps({"requestId": "r", "handle": [handle]}).encode()
+    edge.answers.append(EdgeResponse(200, {"content-type": "application/json"}, body))
+    await visitor.event(type="page", view_start=True)
+    await visitor.event(type="purchase")
+    first, second = (request.body for request in edge.requests)
+    assert first["meta"]["state"] == {
+        "domain": "shop.example",
+        "cookiesEnabled": True,
+        "entries": [{"key": key, "value": value} for key, value in entries],
+    }
+    assert "meta" not in second
+    assert all("/or2/" in request.url for request in edge.requests)
+    (update,) = visitor.state_updates
+    assert (update.key, update.value, update.max_age) == ("kndctr_ORG_cluster", "va6", 1_800)
+    (handle,) = visitor.browser_payload()["responseBody"]["handle"]
+    assert handle["type"] == "state:store"
+    assert alloy.visitor("anne").state_updates == ()
+
+
+async def test_ordered_is_for_each_visitor(options, clock, edge):
+    """A visitor's next request waits for the one before; those of others do not."""
+    edge.hold()
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"ordered": True})
+        events = []
+        for name in ("anne", "bert"):
+            visitor = alloy.visitor(name, purposes="all")
+            for number in "12":
+                events.append(visitor.event(type=f"{name} {number}", view_start=True))
+                await settle()
+        assert edge.event_types == ["anne 1", "bert 1"]
+        edge.release(1)
+        await settle()
+        assert edge.event_types == ["anne 1", "bert 1", "anne 2"]
+        edge.release()
+        for event in events:
+            await event
+    assert edge.event_types == ["anne 1", "bert 1", "anne 2", "bert 2"]
+
+
+async def test_events_of_visitors_survive_in_an_outbox(options, clock, store):
+    """The next start sends what is left of those who consent, and of nobody else."""
+    shelf, down = MemoryShelf(), RecordingEdge()
+    down.hold()
+    alloy = Alloy()
+    await alloy.configure(**options | {"transport": down, "outbox": MemoryOutbox(shelf, clock=clock)})
+    for name in ("anne", "bert", "carl"):
+        visitor = alloy.visitor(name)
+        await visitor.opt_in(purposes="all")
+        await visitor.event(type=name, ack="stored")
+    closing = asyncio.create_task(alloy.aclose(grace=1))
+    await settle()
+    clock.advance(1)
+    assert (await closing).kept == 3
+    (bert,) = [key for key in store._preferences if key.visitor == "bert"]
+    del store._preferences[bert]
+    edge = RecordingEdge()
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"transport": edge, "outbox": MemoryOutbox(shelf, clock=clock)})
+        await settle(50)
+        assert sorted(edge.event_types) == ["anne", "carl"]
+        newer = alloy.visitor("bert").event(type="bert, newer")
+        await alloy.visitor("bert").opt_in(purposes="all")
+        await newer
+        assert edge.event_types[2:] == ["bert", "bert, newer"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"key": ""},
+        {"key": "x" * 201},
+        {"key": 7},
+        {"key": "a\nb"},
+        {"purposes": "yes"},
+        {"fpid": "7"},
+        {"ecid": "7"},
+        {"context": {"a": float("nan")}},
+        {"context": [1]},
+    ],
+)
+async def test_bad_arguments(alloy, arguments):
+    """They are told at the call, by name, and never with what was given."""
+    with pytest.raises(InvalidCommand) as caught:
+        alloy.visitor(**arguments)
+    assert caught.value.path.split(".")[0] in arguments
+
+
+async def test_before_configure(clock):
+    """There is no view of nothing."""
+    alloy = Alloy()
+    with pytest.raises(NotConfigured):
+        alloy.visitor("anne")
+
+
+async def test_while_configuring(options, edge):
+    """A view may be made before configure has ended; its commands wait."""
+    async with Alloy() as alloy:
+        configuring = alloy.configure(**options)
+        visitor = alloy.visitor("anne", purposes="all")
+        event = visitor.event(type="early")
+        await configuring
+        await event
+    assert edge.event_types == ["early"]
+
+
+PEOPLE = ["anne", "bert", "carl"]
+steps = st.lists(
+    st.tuples(st.sampled_from(PEOPLE), st.sampled_from(["event", "all", "none", "forget", "pause"])),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_whatever_interleaves_nobody_is_another(steps):
+    """Each delivered event is of somebody who consented since it was called, in order, under one identity at a time."""
+    asyncio.run(_interleave(steps))
+
+
+async def _interleave(steps):
+    edge, clock = RecordingEdge(), ManualClock()
+    called, epochs, futures = 0, dict.fromkeys(PEOPLE, 0), []
+    async with Alloy() as alloy:
+        await alloy.configure(
+            config_id="d",
+            ims_org_id="o@AdobeOrg",
+            opt_in_enabled=True,
+            transport=edge,
+            store="memory",
+            clock=clock,
+            parked_wait=10_000.0,
+        )
+        for name, step in steps:
+            visitor = alloy.visitor(name)
+            if step == "event":
+                called += 1
+                text = {"name": name, "order": called, "epoch": epochs[name]}
+                futures.append(visitor.event(type=name, data=text))
+            elif step == "pause":
+                await settle(3)
+            elif step == "forget":
+                epochs[name] += 1
+                visitor.forget()
+            else:
+                epochs[name] += step == "none"
+                visitor.opt_in(purposes=step)
+        await settle(60)
+        statistics = await alloy.aclose()
+    identities: dict[str, tuple[str, int]] = {}
+    for name in PEOPLE:
+        theirs = [event for event in edge.events if event["data"]["name"] == name]
+        assert [event["data"]["order"] for event in theirs] == sorted(
+            event["data"]["order"] for event in theirs
+        )
+    for event in edge.events:
+        fpid = identity_of(event)["FPID"]
+        owner = (event["data"]["name"], event["data"]["epoch"])
+        assert identities.setdefault(fpid, owner)[0] == owner[0]
+    assert statistics.open == 0
+    assert statistics.accepted == called
+    await asyncio.gather(*futures, return_exceptions=True)
