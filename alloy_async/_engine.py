@@ -122,6 +122,7 @@ class Engine:
             home=home,
         )
         self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
+        self.visitor.knows_choice = True  # start reads it
         self.visitors = Visitors(
             self._make_visitor,
             most=settings.max_visitors,
@@ -154,21 +155,19 @@ class Engine:
 
     # Visitors
 
-    def known_visitor(self, key: str) -> VisitorState:
-        """Return the state of a visitor with a key; what is kept of them is being read."""
-        state = self.visitors.get(key)
+    def recall_choice(self, state: VisitorState) -> None:
+        """Begin to read what a visitor has chosen, unless it is known; once the engine is ready."""
         if self.ready:
             state.recall_choice()
         else:
             self.when_ready(state.recall_choice, lambda: None)
-        return state
 
     def passing_visitor(self) -> VisitorState:
         """Return the state of a visitor without a key: nothing of them is kept, and nobody else finds it."""
         nowhere = NowhereStore()
         store = nowhere if self._keeper is None else ErasingStore(nowhere, self._keeper)
         state = self._new_state(self._key(self.ids()), store)
-        state.knows_choice()
+        state.knows_choice = True
         if not self.settings.opt_in_enabled:
             state.gate.choose("all")
         self._passing.add(state)

@@ -15,7 +15,7 @@ from ._clock import Clock, Ids
 from ._commands import EventCommand, GatedCall
 from ._consent._opt_in import OptInState
 from ._consent._room import ParkingRoom
-from ._consent._rules import Choice, Verdict
+from ._consent._rules import Choice, Purposes, Verdict
 from ._courier import Courier
 from ._event import EventParts, rebuild_event, with_identity
 from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
@@ -126,6 +126,7 @@ class VisitorState:
         parked_ttl: seconds a command waits for consent.
 
     Attributes:
+        knows_choice: whether there is nothing to be read in the store.
         newest_in_line: the highest order of its events that came into the courier's line.
         used_at: monotonic seconds at which somebody last asked for it.
     """
@@ -142,7 +143,6 @@ class VisitorState:
         "_given",
         "_household",
         "_keeps_identity",
-        "_knows_choice",
         "_leaving",
         "_one_primary",
         "_reading",
@@ -155,6 +155,7 @@ class VisitorState:
         "identity",
         "keeper",
         "key",
+        "knows_choice",
         "ledger",
         "logger",
         "newest_in_line",
@@ -207,7 +208,7 @@ class VisitorState:
         self._event_room = household.event_room
         self._one_primary = settings.authenticated
         self._keeps_identity = True
-        self._knows_choice = False
+        self.knows_choice = False
         self._reading: asyncio.Task[None] | None = None
         self._unread_yes: tuple[float | None] | None = None
         self._given: StoredIdentity | None = None
@@ -216,7 +217,7 @@ class VisitorState:
         self._leaving: EventCommand | _CustomerIds | None = None
         self._departure: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
-        self._ecid_wanted: list[CommandFuture[str]] = []
+        self._ecid_wanted: list[CommandFuture[str]] | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -241,7 +242,7 @@ class VisitorState:
 
     def recall_choice(self) -> None:
         """Begin to read the choice that is kept; until it is read, commands are parked. Harmless when called again."""
-        if not self._knows_choice and self._reading is None:
+        if not self.knows_choice and self._reading is None:
             self._reading = self._own(self._recall_choice(), "alloy-choice")
 
     async def _recall_choice(self) -> None:
@@ -252,7 +253,7 @@ class VisitorState:
         finally:
             self._reading = None
             unread, self._unread_yes = self._unread_yes, None
-        if unread is not None and self._knows_choice:  # otherwise a refusal may be kept
+        if unread is not None and self.knows_choice:  # otherwise a refusal may be kept
             self._hear_yes(*unread)
 
     async def read_choice(self) -> None:
@@ -262,7 +263,7 @@ class VisitorState:
             ConsentStoreError: the store could not say; the next command tries again.
         """
         preference = await self.keeper.load()
-        self._knows_choice = True
+        self.knows_choice = True
         if preference is not None:
             self.keeper.adopt(preference)
         elif not self._household.settings.opt_in_enabled and self.gate.purposes == "pending":
@@ -281,7 +282,7 @@ class VisitorState:
         if purposes == "none":
             if self.gate.purposes != "none":
                 self.choose("none", self._unheard())
-        elif self._knows_choice:
+        elif self.knows_choice:
             self._hear_yes(seen_at)
         else:
             self._unread_yes = (seen_at,)
@@ -297,15 +298,24 @@ class VisitorState:
         """Return a future that nobody awaits; when it fails, that is logged."""
         return CommandFuture.make(self.failures)
 
-    def knows_choice(self) -> None:
-        """Take note that there is nothing to be read."""
-        self._knows_choice = True
+    def tell_purposes(self, future: CommandFuture[Purposes]) -> None:
+        """End a future with what the visitor has chosen, once it has been read."""
+        self._own(self._tell_purposes(future), "alloy-choice")
+
+    async def _tell_purposes(self, future: CommandFuture[Purposes]) -> None:
+        try:
+            if not self.knows_choice:
+                await self.read_choice()
+        except ConsentStoreError as error:
+            future.reject(error)
+        else:
+            future.resolve(self.gate.purposes)
 
     # Choices
 
     def choose(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
-        self._knows_choice = True
+        self.knows_choice = True
         self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
@@ -598,7 +608,7 @@ class VisitorState:
         if self.identity.ecid is not None:
             future.resolve(self.identity.ecid)
             return
-        self._ecid_wanted.append(future)
+        self._ecid_wanted = [*(self._ecid_wanted or ()), future]
         if self._acquiring is None:
             self._acquiring = self._own(self._acquire(), "alloy-ecid")
 
@@ -712,7 +722,7 @@ class VisitorState:
         return None
 
     def _take_ecid_wanted(self) -> list[CommandFuture[str]]:
-        wanted, self._ecid_wanted = self._ecid_wanted, []
+        wanted, self._ecid_wanted = self._ecid_wanted or [], None
         return wanted
 
     # The end

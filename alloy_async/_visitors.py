@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from weakref import WeakValueDictionary
 
 from ._clock import Clock
@@ -11,7 +12,7 @@ from ._visitor import VisitorState
 
 __all__ = ["Visitors"]
 
-FORGOTTEN_AT_ONCE = 2
+LET_GO_AT_ONCE = 2
 """Visitors that are let go for each one that comes, so that letting go never takes long."""
 
 
@@ -33,43 +34,40 @@ class Visitors:
         self._most = most
         self._idle = idle
         self._clock = clock
-        self._alive: WeakValueDictionary[str, VisitorState] = WeakValueDictionary()
         self._kept: OrderedDict[str, VisitorState] = OrderedDict()
+        self._let_go: WeakValueDictionary[str, VisitorState] = WeakValueDictionary()
 
     def get(self, key: str) -> VisitorState:
         """Return the state of a visitor."""
         now = self._clock.monotonic()
         state = self._kept.get(key)
-        if state is None:
-            state = self._alive.get(key)
-            if state is None:
-                state = self._alive[key] = self._make(key)
-            self._kept[key] = state
-        else:
+        if state is not None:
             self._kept.move_to_end(key)
+        else:
+            state = self._kept[key] = self._let_go.pop(key, None) or self._make(key)
         state.used_at = now
-        self._let_go(now)
+        self._make_room(now)
         return state
 
     def known(self, key: str) -> VisitorState | None:
         """Return the state of a visitor, if there is one."""
-        return self._alive.get(key)
+        return self._kept.get(key) or self._let_go.get(key)
 
     def __iter__(self) -> Iterator[VisitorState]:
         """Yield all states that there are."""
-        return iter(list(self._alive.values()))
+        return chain(list(self._kept.values()), list(self._let_go.values()))
 
     def __len__(self) -> int:
         """Return how many states there are."""
-        return len(self._alive)
+        return len(self._kept) + len(self._let_go)
 
-    def _let_go(self, now: float) -> None:
-        for _ in range(FORGOTTEN_AT_ONCE):
+    def _make_room(self, now: float) -> None:
+        for _ in range(LET_GO_AT_ONCE):
             key, oldest = next(iter(self._kept.items()))
             if len(self._kept) <= self._most and now - oldest.used_at < self._idle:
                 return
             if oldest.is_settled:
-                del self._kept[key]
+                self._let_go[key] = self._kept.pop(key)
             else:  # it is looked at again after all others
                 oldest.used_at = now
                 self._kept.move_to_end(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,8 +80,21 @@ class Visitor(PersonalCommands):
 
     @property
     def purposes(self) -> Purposes:
-        """What is known of the visitor's choice here and now: "all", "none" or "pending"."""
+        """What is known here and now of the visitor's choice: "all", "none" or "pending".
+
+        What is kept of a visitor is read when something needs it; ``get_purposes`` waits for it.
+        """
         return self._person.gate.purposes
+
+    def get_purposes(self) -> asyncio.Future[Purposes]:
+        """Tell what the visitor has chosen, as far as it is kept or known.
+
+        Returns:
+            A future that ends with "all", "none" or "pending"; with ``ConsentStoreError`` when it cannot be read.
+        """
+        return self._command(
+            "get_purposes", lambda engine, future: self._state(engine).tell_purposes(future), after=True
+        )
 
     @property
     def chosen_at(self) -> float | None:
@@ -133,11 +147,13 @@ class Visitor(PersonalCommands):
     def _state(self, engine: Engine) -> VisitorState:
         if engine is not self._engine:  # after a fork, or when configure was called again
             self._engine, self._person = engine, self._meet(engine)
+        if not self._person.knows_choice:
+            engine.recall_choice(self._person)
         return self._person
 
     def _meet(self, engine: Engine) -> VisitorState:
         """Return what belongs to the visitor, who has said what is said now."""
-        person = engine.passing_visitor() if self._key is None else engine.known_visitor(self._key)
+        person = engine.passing_visitor() if self._key is None else engine.visitors.get(self._key)
         person.meet(self._fpid, self._ecid)
         if self._client_state is not None:
             person.meet_hint(_hint(self._client_state))

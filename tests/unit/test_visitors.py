@@ -199,6 +199,20 @@ async def test_choices_are_read_from_the_store(options, store, edge):
     assert identity_of(edge.events[-1]) == {"FPID": fpid}
 
 
+async def test_what_is_kept_can_be_asked(options):
+    """Before anything else has read it; a page shows its banner by it."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        await alloy.visitor("anne").opt_in(purposes="none")
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        anne, bert = alloy.visitor("anne"), alloy.visitor("bert")
+        assert (anne.purposes, bert.purposes) == ("pending", "pending")
+        assert await anne.get_purposes() == "none"
+        assert await bert.get_purposes() == "pending"
+        assert anne.purposes == "none"
+
+
 async def test_visitors_that_are_not_heard_of_are_let_go(options, clock):
     """More than max_visitors are not kept, unless something of theirs waits; what is known of them is in the store."""
     async with Alloy() as alloy:
