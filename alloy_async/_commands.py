@@ -54,6 +54,7 @@ class EventCommand:
 
     __slots__ = (
         "_ledger",
+        "_traced",
         "body",
         "called_at",
         "client_state",
@@ -89,6 +90,8 @@ class EventCommand:
     ) -> None:
         self.visitor = visitor
         self._ledger: Ledger = visitor.ledger
+        # Asked once: whoever follows an event wants to see all of its way.
+        self._traced = visitor.logger.isEnabledFor(logging.DEBUG)
         self.event_id = event_id
         self.body = body
         self.names_person = names_person
@@ -253,7 +256,7 @@ class EventCommand:
         if self.stage is not None:
             self._ledger.move(len(self.body), self.stage, stage)
             self.stage = stage
-            if self.visitor.logger.isEnabledFor(logging.DEBUG):
+            if self._traced:
                 self._log(stage)
 
     def _end(self, outcome: Outcome) -> bool:
@@ -265,7 +268,7 @@ class EventCommand:
         self.body = b""
         if self.key is not None and outcome != "kept":
             self.visitor.no_longer_stored(self)
-        if self.visitor.logger.isEnabledFor(logging.DEBUG):
+        if self._traced:
             self._log(outcome)
         return True
 
