@@ -19,6 +19,7 @@ from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
+from ._slices import in_slices
 from ._visitor import Household, VisitorState
 from ._visitors import Visitors
 from .edge.client import EdgeClient
@@ -35,7 +36,7 @@ from .errors import (
 )
 from .hooks import Hooks
 from .outbox.base import Claimed, Outbox, Shelf
-from .stores.base import Store, VisitorKey
+from .stores.base import Change, Store, VisitorKey
 from .stores.nowhere import NowhereStore
 
 if TYPE_CHECKING:
@@ -123,12 +124,15 @@ class Engine:
         )
         self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
         self.visitor.knows_choice = True  # start reads it
+        digest: Callable[[VisitorKey], str] | None = getattr(self._store, "digest", None)
         self.visitors = Visitors(
             self._make_visitor,
             most=settings.max_visitors,
             idle=settings.visitor_parked_ttl,
             clock=self.clock,
+            digest=digest,
         )
+        self._digest = None if digest is None else digest(self.visitor.key)
         self._passing: weakref.WeakSet[VisitorState] = weakref.WeakSet()
         self._silent: set[VisitorKey] = set()
         self._closed_with: Callable[[str], AlloyError] | None = None
@@ -212,10 +216,29 @@ class Engine:
             await self._release_resources()
             raise
         self.ready = True
+        self._watch()
         if self._keeper is not None:
             self._keeper.claim()
         for go_on, _ in self._waiting:
             go_on()
+
+    def _watch(self) -> None:
+        """Hear what other processes change, where the store can tell."""
+        watch = getattr(self._store, "watch", None)
+        if callable(watch):
+            watch(self._heard)
+
+    def _heard(self, changes: Sequence[Change] | None) -> None:
+        """Read again what others have changed; None: any of it may have changed, and nobody knows how."""
+        if changes is None:
+            in_slices(self._everybody(), lambda state: state.look_again(refused=None))
+            return
+        for change in changes:
+            state = self.visitors.by_digest(change.visitor)
+            if state is None and change.visitor == self._digest:
+                state = self.visitor
+            if state is not None:
+                state.look_again(refused=change.refused)
 
     def refuse_all(self) -> None:
         """End what waits for a ``configure`` that has failed; harmless when called twice."""
@@ -459,6 +482,10 @@ def _make_store(settings: Settings) -> tuple[Store, bool]:
         from .stores.sqlite import SQLiteStore  # noqa: PLC0415 - as above
 
         return SQLiteStore(settings.state_dir), True
+    if settings.store == "redis":
+        from .stores.redis import RedisStore  # noqa: PLC0415 - as above
+
+        return RedisStore(_redis_url(settings)), True
     _check_protocol(
         settings.store,
         "store",
@@ -473,6 +500,12 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
     given: Any = settings.outbox
     if given == "memory":
         return None
+    if given == "redis":
+        from .outbox.redis import RedisOutbox  # noqa: PLC0415 - as below
+
+        return RedisOutbox(
+            _redis_url(settings), max_events=settings.max_queued, max_bytes=settings.max_queued_bytes
+        )
     if isinstance(given, (str, Path)):
         from .outbox.sqlite import SQLiteOutbox  # noqa: PLC0415 - each start imports only the outbox it uses
 
@@ -491,6 +524,11 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
     return outbox
 
 
+def _redis_url(settings: Settings) -> str:
+    assert settings.redis_url is not None  # noqa: S101 - tells type checkers what Settings has checked
+    return settings.redis_url.get_secret_value()
+
+
 def _outbox_path(settings: Settings) -> Path:
     if settings.outbox == "sqlite":
         from .stores.sqlite import default_state_dir  # noqa: PLC0415 - as above
@@ -498,9 +536,9 @@ def _outbox_path(settings: Settings) -> Path:
         return (settings.state_dir or default_state_dir()) / "outbox.sqlite3"
     path = Path(settings.outbox)
     if isinstance(settings.outbox, str) and not path.suffix and len(path.parts) == 1:
-        hint = nearest(settings.outbox, ("memory", "sqlite"))
+        hint = nearest(settings.outbox, ("memory", "sqlite", "redis"))
         raise ConfigurationError(
-            f'outbox: must be "memory", "sqlite" or the path of a file such as ./outbox.sqlite3.{hint}',
+            f'outbox: must be "memory", "sqlite", "redis" or the path of a file such as ./outbox.sqlite3.{hint}',
             option="outbox",
         )
     return path

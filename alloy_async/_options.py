@@ -69,6 +69,8 @@ class ConfigureOptions(TypedDict, total=False):
     visitor_max_parked: int
     visitor_parked_ttl: float
     parked_wait: float
+    redis_url: str
+    relay: bool
     outbox: str | Path | Any
     max_queued: int
     max_queued_bytes: int

@@ -129,8 +129,13 @@ class PreferenceKeeper:
             self._refused_until = preference.expires_at
         self._gate.choose(preference.purposes, until=preference.expires_at)
 
-    async def read_again(self) -> None:
-        """Apply what the store says now, because another process has changed it; unless somebody chooses meanwhile."""
+    async def read_again(self, *, refused: bool | None = False) -> None:
+        """Apply what the store says now, because another process has changed it; unless somebody chooses meanwhile.
+
+        Args:
+            refused: whether there was a refusal or a forgetting in between, even if the store says yes now: then what
+                was called before it is never sent. None: nobody knows.
+        """
         ticket = self._ticket
         try:
             preference = await self.load()
@@ -139,15 +144,26 @@ class PreferenceKeeper:
             return
         if ticket != self._ticket or self._wish is not None or self._owed is not None:
             return
-        if preference is not None:
-            if self._epoch is not None and preference.epoch > self._epoch:
-                self._gate.forget()  # there was a refusal in between; what was called before it is never sent
-            self._apply(preference)
+        if preference is not None and self._is_known(preference):
             return
-        if self._gate.purposes != "pending":
-            self._gate.forget()  # somebody has forgotten it
-        if not self._asked:
+        if self._was_refused(preference, refused):
+            self._gate.forget()
+        if preference is not None:
+            self._apply(preference)
+        elif not self._asked:
             self._gate.choose("all")
+
+    def _was_refused(self, preference: Preference | None, refused: bool | None) -> bool:
+        """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
+        if preference is None:
+            return refused is True or self._gate.purposes != "pending"  # somebody has forgotten it
+        if self._epoch is not None:
+            return preference.epoch > self._epoch
+        return refused is not False
+
+    def _is_known(self, preference: Preference) -> bool:
+        """Return whether it is the choice that holds here already: news of one's own choice come back too."""
+        return preference.chosen_at == self.chosen_at and preference.purposes == self._gate.purposes
 
     def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take a choice; the future ends when the newest choice is written, with that choice.
@@ -235,7 +251,8 @@ class PreferenceKeeper:
             if wish == "pending":
                 await self._store.forget(self._key)
             else:
-                await self._store.save_preference(self._key, Preference(wish, now, now + self._max_age))
+                preference = Preference(wish, self.chosen_at or now, now + self._max_age)
+                await self._store.save_preference(self._key, preference)
         except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
             return _as_store_error("save", error)
         if wish == "all":

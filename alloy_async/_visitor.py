@@ -333,13 +333,19 @@ class VisitorState:
         self._recall()
         self.look_again()
 
-    def look_again(self) -> None:
-        """Read what the store says now, because somebody else may have changed it."""
-        self._own(self._look_again(), "alloy-preference-again")
+    def look_again(self, *, refused: bool | None = False) -> None:
+        """Read what the store says now, because somebody else may have changed it.
 
-    async def _look_again(self) -> None:
-        await self.keeper.read_again()
-        if self.gate.purposes == "none":
+        Args:
+            refused: whether there was a refusal in between; None: nobody knows.
+        """
+        if self.knows_choice:  # otherwise it will be read
+            self._own(self._look_again(refused=refused), "alloy-preference-again")
+
+    async def _look_again(self, *, refused: bool | None) -> None:
+        epoch = self.gate.epoch
+        await self.keeper.read_again(refused=refused)
+        if self.gate.epoch != epoch:
             self.identity.erase()
             self._recall()
 

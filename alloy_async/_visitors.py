@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from ._clock import Clock
 from ._visitor import VisitorState
+from .stores.base import VisitorKey
 
 __all__ = ["Visitors"]
 
@@ -27,10 +28,21 @@ class Visitors:
         most: how many are kept.
         idle: seconds after which one that is settled is let go.
         clock: where time comes from.
+        digest: names a visitor without giving the key away, so that others can speak of one; None: nobody does.
     """
 
-    def __init__(self, make: Callable[[str], VisitorState], *, most: int, idle: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        make: Callable[[str], VisitorState],
+        *,
+        most: int,
+        idle: float,
+        clock: Clock,
+        digest: Callable[[VisitorKey], str] | None = None,
+    ) -> None:
         self._make = make
+        self._digest = digest
+        self._by_digest: WeakValueDictionary[str, VisitorState] = WeakValueDictionary()
         self._most = most
         self._idle = idle
         self._clock = clock
@@ -44,7 +56,10 @@ class Visitors:
         if state is not None:
             self._kept.move_to_end(key)
         else:
-            state = self._kept[key] = self._let_go.pop(key, None) or self._make(key)
+            state = self._kept[key] = self._let_go.get(key) or self._make(key)
+            self._let_go.pop(key, state)
+            if self._digest is not None:
+                self._by_digest[self._digest(state.key)] = state
         state.used_at = now
         self._make_room(now)
         return state
@@ -52,6 +67,10 @@ class Visitors:
     def known(self, key: str) -> VisitorState | None:
         """Return the state of a visitor, if there is one."""
         return self._kept.get(key) or self._let_go.get(key)
+
+    def by_digest(self, digest: str) -> VisitorState | None:
+        """Return the state of the visitor whom others call by this digest, if there is one."""
+        return self._by_digest.get(digest)
 
     def __iter__(self) -> Iterator[VisitorState]:
         """Yield all states that there are."""

@@ -161,9 +161,15 @@ class Settings(BaseModel):
     state_dir: UsablePath | None = Field(
         None, description="Folder for the preference and identity; default: the user's state folder."
     )
-    store: Literal["sqlite", "memory"] | Any = Field(
+    store: Literal["sqlite", "memory", "redis"] | Any = Field(
         "sqlite",
-        description='Where the choice is kept: "sqlite", "memory", or an object with the Store protocol.',
+        description='Where choices are kept: "sqlite", "memory", "redis" (shared by processes on several machines), or '
+        "an object with the Store protocol.",
+    )
+    redis_url: Secret | None = Field(
+        None,
+        description='Redis or Valkey for store="redis" and outbox="redis": redis://, rediss:// or unix://, with user and '
+        "password where it asks for them.",
     )
     preference_max_age: Seconds = Field(
         15_552_000.0, description="Seconds a choice is valid; then it is asked again."
@@ -191,10 +197,15 @@ class Settings(BaseModel):
         "StillParked; the command itself stays parked.",
     )
 
-    outbox: Literal["memory", "sqlite"] | UsablePath | Any = Field(
+    outbox: Literal["memory", "sqlite", "redis"] | UsablePath | Any = Field(
         "memory",
         description='Where released events wait for the edge: "memory", "sqlite" (a file in state_dir, which survives '
-        "kill -9), the path of such a file, or an object with the Outbox protocol.",
+        'kill -9), "redis" (shared by processes on several machines), the path of such a file, or an object with the '
+        "Outbox protocol.",
+    )
+    relay: Boolean = Field(
+        False,
+        description='Whether released events are only stored, with outbox="redis", for `alloy-async relay` to send.',
     )
     max_queued: Count = Field(100_000, description="Events that may wait for the wire at once.")
     max_queued_bytes: Count = Field(
@@ -285,6 +296,7 @@ class Settings(BaseModel):
             found = {name: value for name, value in found.items() if name not in {"endpoint", "edge_domain"}}
         settings = _validate(cls, found | given)
         _check_credentials(settings)
+        _check_redis(settings)
         settings.base_url()  # refuse an endpoint that cannot be used now, not at the first event
         settings.token_url()
         return settings
@@ -435,6 +447,21 @@ def _base_path(path: str) -> str:
             option="edge_base_path",
         )
     return path
+
+
+def _check_redis(settings: Settings) -> None:
+    """Refuse Redis without its address, and a relay without Redis."""
+    for option in ("store", "outbox"):
+        if getattr(settings, option) == "redis" and settings.redis_url is None:
+            raise ConfigurationError(
+                f'redis_url: is required with {option}="redis"; give redis_url=… or set ALLOY_REDIS_URL.',
+                option="redis_url",
+            )
+    if settings.relay and settings.outbox in {"memory", "sqlite"}:
+        raise ConfigurationError(
+            'relay: only what is stored where a relay finds it can be left to one; set outbox="redis".',
+            option="relay",
+        )
 
 
 def _check_credentials(settings: Settings) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from .._consent._rules import Choice
 from ..identity import StoredIdentity
 
-__all__ = ["Choice", "Preference", "Store", "VisitorKey"]
+__all__ = ["Change", "Choice", "Preference", "Store", "VisitorKey", "WatchedStore"]
 
 
 class VisitorKey(NamedTuple):
@@ -45,6 +46,18 @@ class Preference:
     epoch: int = 0
 
 
+class Change(NamedTuple):
+    """What somebody has changed about a visitor's choice.
+
+    Attributes:
+        visitor: a digest of whose it is, as ``WatchedStore.digest`` returns it.
+        refused: whether it was a refusal or a forgetting.
+    """
+
+    visitor: str
+    refused: bool
+
+
 class Store(Protocol):
     """Keeps one preference and one identity for each visitor.
 
@@ -72,3 +85,20 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Release files and connections; harmless when called twice."""
+
+
+class WatchedStore(Store, Protocol):
+    """A store that tells what others change, so that a choice holds in every process soon after it was made in one."""
+
+    def watch(self, heard: Callable[[Sequence[Change] | None], object]) -> None:
+        """Begin to tell of changes, in the event loop that runs, until ``aclose``.
+
+        Args:
+            heard: called in that loop with what was saved or forgotten, by whatever process, oldest first; one's own
+                changes may be among it. Called with None when changes may have been missed, and once in the beginning.
+        """
+        ...
+
+    def digest(self, key: VisitorKey) -> str:
+        """Return the name by which changes speak of a visitor."""
+        ...

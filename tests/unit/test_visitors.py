@@ -19,8 +19,10 @@ from alloy_async import (
     ParkingFull,
     StillParked,
 )
-from alloy_async.outbox.memory import MemoryOutbox, MemoryShelf
 from alloy_async.edge import EdgeResponse
+from alloy_async.outbox.memory import MemoryOutbox, MemoryShelf
+from alloy_async.stores import MemoryStore
+from alloy_async.stores.base import Change
 from alloy_async.testing import ManualClock, RecordingEdge
 from alloy_async.visitor import ClientState
 
@@ -453,3 +455,123 @@ async def _interleave(steps):
     assert statistics.open == 0
     assert statistics.accepted == called
     await asyncio.gather(*futures, return_exceptions=True)
+
+
+class WatchedStore(MemoryStore):
+    """A store in memory that tells each who watches it what was changed."""
+
+    def __init__(self):
+        super().__init__()
+        self.watchers = []
+
+    def watch(self, heard):
+        self.watchers.append(heard)
+
+    def digest(self, key):
+        return key.visitor
+
+    def tell(self, *changes):
+        for heard in self.watchers:
+            heard(list(changes) or None)
+
+    async def save_preference(self, key, preference):
+        await super().save_preference(key, preference)
+        self.tell(Change(key.visitor, refused=preference.purposes == "none"))
+
+    async def forget(self, key):
+        await super().forget(key)
+        self.tell(Change(key.visitor, refused=True))
+
+
+@pytest.fixture
+async def two(options):
+    """Two processes that share a store: two instances, with an edge each."""
+    store, edges = WatchedStore(), (RecordingEdge(), RecordingEdge())
+    async with Alloy("here") as here, Alloy("there") as there:
+        for alloy, edge in zip((here, there), edges, strict=True):
+            await alloy.configure(**options | {"store": store, "transport": edge, "parked_wait": 9_999.0})
+        yield here, there, edges, store
+
+
+async def test_a_yes_elsewhere_releases_what_is_parked_here(two):
+    """And concerns nobody else."""
+    here, there, (edge, _), _ = two
+    event, other = here.visitor("anne").event(type="parked"), here.visitor("bert").event(type="other")
+    await settle()
+    await there.visitor("anne").opt_in(purposes="all")
+    await event
+    await settle()
+    assert edge.event_types == ["parked"]
+    assert not other.done()
+    other.cancel()
+
+
+async def test_a_no_elsewhere_refuses_what_is_parked_here(two):
+    """Likewise what is called later; and forgetting refuses what waits."""
+    here, there, (edge, _), _ = two
+    visitor = here.visitor("anne")
+    event = visitor.event(type="parked")
+    await settle()
+    await there.visitor("anne").opt_in(purposes="none")
+    with pytest.raises(ConsentDeclined):
+        await event
+    with pytest.raises(ConsentDeclined):
+        await visitor.event(type="later")
+    await there.visitor("anne").forget()
+    await settle()
+    assert visitor.purposes == "pending"
+    event = visitor.event(type="parked again")
+    await settle()
+    await there.visitor("anne").forget()
+    with pytest.raises(ConsentDeclined):
+        await event
+    assert not edge.requests
+
+
+async def test_a_no_and_a_yes_between_two_looks_revive_nothing(two):
+    """What waited before the no is refused, although the store says yes when it is read."""
+    here, there, (edge, _), store = two
+    event = here.visitor("anne").event(type="parked")
+    await settle()
+    watchers, store.watchers = store.watchers, []
+    await there.visitor("anne").opt_in(purposes="none")
+    await there.visitor("anne").opt_in(purposes="all")
+    store.watchers = watchers
+    store.tell(Change("anne", refused=True), Change("anne", refused=False))
+    with pytest.raises(ConsentDeclined):
+        await event
+    await here.visitor("anne").event(type="after")
+    assert edge.event_types == ["after"]
+
+
+async def test_news_that_may_be_missing(two):
+    """Everything is read again: who said yes is in doubt sent nothing from before; who is silent stays parked."""
+    here, there, (edge, _), store = two
+    events = {name: here.visitor(name).event(type=name) for name in ("anne", "bert", "carl")}
+    await settle()
+    watchers, store.watchers = store.watchers, []
+    await there.visitor("anne").opt_in(purposes="all")
+    await there.visitor("bert").opt_in(purposes="none")
+    store.watchers = watchers
+    store.tell()
+    await settle()
+    for name in ("anne", "bert"):
+        with pytest.raises(ConsentDeclined):
+            await events[name]
+    assert not events["carl"].done()
+    await here.visitor("anne").event(type="after")
+    assert edge.event_types == ["after"]
+    events["carl"].cancel()
+
+
+async def test_news_of_ones_own_choices_change_nothing(two):
+    """They come back, late, when something newer has been said."""
+    here, _, (edge, _), store = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="none")
+    await visitor.opt_in(purposes="all")
+    event = visitor.event(type="released")
+    store.tell(Change("anne", refused=True), Change("anne", refused=False))
+    await event
+    await settle()
+    assert (edge.event_types, visitor.purposes) == (["released"], "all")
