@@ -51,6 +51,9 @@ def _forked() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
+RELAY_EVERY = 0.1
+"""Seconds between two looks for what others have stored."""
+
 DEFAULT_GRACE = 5.0
 """Seconds that closing waits for what is under way."""
 
@@ -248,6 +251,19 @@ class Alloy(PersonalCommands):
             A future that ends with None.
         """
         return self._command("flush", lambda engine, future: engine.flush(future), after=True)
+
+    async def relay(self, every: float = RELAY_EVERY) -> None:
+        """Send what other processes store in the outbox (``relay=True``), until it is cancelled.
+
+        Whoever stored an event had the consent; a refusal erases it. So a relay itself asks for none
+        (``opt_in_enabled=False``).
+
+        Args:
+            every: seconds between two looks.
+        """
+        while True:
+            self._ready("relay").take_over()
+            await asyncio.sleep(every)
 
     def statistics(self) -> Statistics:
         """Return what became of this instance's events so far."""

@@ -177,6 +177,13 @@ class EventCommand:
             self._go_on_alone()
         self.visitor.carry(self)
 
+    def hand_over(self) -> None:
+        """End: it is in an outbox, and another process sends it."""
+        if self._end("kept"):
+            self.future.resolve(EventResult(self.event_id, stored=True))
+            if self.visitor.hooks:
+                self._tell(Lost(self.name, self.event_id, "kept"))
+
     def _go_on_alone(self) -> None:
         """Take another future: its own end is still to come, and a failure that nobody can await any more is logged."""
         self.future = CommandFuture.make(self.visitor.failures, loop=self.future.get_loop())

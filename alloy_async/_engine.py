@@ -290,22 +290,22 @@ class Engine:
         consenting: dict[VisitorKey, int] = {}
         for key in visitors:
             state = self._find(key)
-            if state is None and key not in self._silent:
+            if (state is None or not state.knows_choice) and key not in self._silent:
                 state = await self._read_choice(key)
             if state is not None and state.gate.is_opted_in:
                 consenting[key] = state.gate.epoch
+            else:  # is not asked about again, until they come
+                self._silent.add(key)
         return consenting
 
     async def _read_choice(self, key: VisitorKey) -> VisitorState | None:
-        """Return the state of a visitor who is not known here, with the choice that is kept."""
-        self._silent.add(key)  # who does not consent is not asked about again, until they come
+        """Return the state of a visitor with the choice that is kept; None for one of another instance."""
         if key[:2] != self.visitor.key[:2]:
             return None
         state = self.visitors.get(key.visitor)
         try:
             await state.read_choice()
         except ConsentStoreError as error:
-            self._silent.discard(key)
             self._logger.warning("%s; what waits of a visitor stays in the outbox", error)
         return state
 
@@ -329,6 +329,11 @@ class Engine:
             return
         if (await self._keeper.shelf()).events:
             await self._keeper.erase(self.visitor.key)
+
+    def take_over(self) -> None:
+        """Look for what other workers have left."""
+        if self._keeper is not None:
+            self._keeper.claim()
 
     async def shelf(self) -> Shelf:
         """Return how the outbox stands; in memory, how the queue does."""
@@ -549,7 +554,15 @@ def _make_keeper(
 ) -> OutboxKeeper:
     limits = {"max_queued": settings.max_queued, "max_queued_bytes": settings.max_queued_bytes}
     lifetime = settings.delivery_timeout or KEPT_TIMEOUT
-    return OutboxKeeper(outbox, limits=limits, lifetime=lifetime, ledger=ledger, clock=clock, logger=logger)
+    return OutboxKeeper(
+        outbox,
+        limits=limits,
+        lifetime=lifetime,
+        ledger=ledger,
+        clock=clock,
+        logger=logger,
+        hands_over=settings.relay,
+    )
 
 
 def _make_transport(settings: Settings) -> Transport:

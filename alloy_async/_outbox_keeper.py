@@ -56,6 +56,7 @@ class OutboxKeeper:
         ledger: knows how many events are in the outbox.
         clock: where time comes from.
         logger: hears of what goes wrong without harm.
+        hands_over: whether what is stored is left to other workers at once, who send it.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class OutboxKeeper:
         ledger: Ledger,
         clock: Clock,
         logger: logging.Logger,
+        hands_over: bool = False,
     ) -> None:
         self._ledger = ledger
+        self._hands_over = hands_over
         self._outbox = outbox
         self._limits = limits
         self._lifetime = lifetime
@@ -204,7 +207,18 @@ class OutboxKeeper:
             return False
         self._group = []
         self._written(group, stored)
+        if self._hands_over and group:
+            await self._hand_over()
         return True
+
+    async def _hand_over(self) -> None:
+        """Leave what is stored to others; a worker that begins anew has nothing."""
+        try:
+            async with self._order:
+                self._epoch = await self._outbox.open()
+        except Exception as raised:  # noqa: BLE001 - as above
+            error = _as_outbox_error("open", raised)
+            self._logger.warning("%s; what is stored is left to others with what comes next", error)
 
     def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
         # What outlives the process goes by the wall clock.
@@ -219,6 +233,8 @@ class OutboxKeeper:
             command.key = key
             if command.ended:
                 self.ended(command)  # it was withdrawn while it was being written
+            elif self._hands_over:
+                command.hand_over()
             else:
                 self._mine[key] = command
                 self._ledger.stored += 1
@@ -345,6 +361,9 @@ class OutboxKeeper:
         try:
             if not await self._outbox.renew():
                 self.look()
+            if self._hands_over:
+                self._left = frozenset()
+                return
             await self._expire()
             await self._take_over()
         except Exception as raised:  # noqa: BLE001 - as above

@@ -205,7 +205,7 @@ class Settings(BaseModel):
     )
     relay: Boolean = Field(
         False,
-        description='Whether released events are only stored, with outbox="redis", for `alloy-async relay` to send.',
+        description="Whether released events are only stored in the outbox, for `alloy-async relay` to send.",
     )
     max_queued: Count = Field(100_000, description="Events that may wait for the wire at once.")
     max_queued_bytes: Count = Field(
@@ -457,7 +457,7 @@ def _check_redis(settings: Settings) -> None:
                 f'redis_url: is required with {option}="redis"; give redis_url=… or set ALLOY_REDIS_URL.',
                 option="redis_url",
             )
-    if settings.relay and settings.outbox in {"memory", "sqlite"}:
+    if settings.relay and settings.outbox == "memory":
         raise ConfigurationError(
             'relay: only what is stored where a relay finds it can be left to one; set outbox="redis".',
             option="relay",

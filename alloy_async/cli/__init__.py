@@ -8,6 +8,7 @@ from .. import __version__
 from .consent import app as consent
 from .demo import demo
 from .outbox import app as outbox
+from .relay import relay
 from .send import send
 from .serve import serve
 
@@ -45,5 +46,6 @@ def _program(
 app.command()(demo)
 app.command()(serve)
 app.command()(send)
+app.command()(relay)
 app.add_typer(consent, name="consent")
 app.add_typer(outbox, name="outbox")

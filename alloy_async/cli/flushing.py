@@ -50,10 +50,18 @@ class _Left:
 class _WatchedOutbox(SQLiteOutbox):
     """The outbox, which takes note when there is nothing left to take over."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, visitor: VisitorKey) -> None:
         super().__init__(path)
+        self._visitor = visitor
         self.changed = asyncio.Event()
         self.is_empty = False
+
+    async def abandoned(self) -> Collection[VisitorKey]:
+        """Return whose events there are; remember whether the visitor's are among them."""
+        found = await super().abandoned()
+        self.is_empty = self._visitor not in found
+        self.changed.set()
+        return found
 
     async def claim(self, visitors: Collection[VisitorKey], *, count: int, size: int) -> list[Claimed]:
         """Take over events; remember whether there were any."""
@@ -119,7 +127,7 @@ class Flushing:
         return SQLiteStore(self._settings.state_dir).path
 
     async def _send(self, wait: float) -> int:
-        outbox = _WatchedOutbox(self._file)
+        outbox = _WatchedOutbox(self._file, self._key)
         async with Alloy("flush") as alloy:
             await alloy.configure(
                 **self._options,

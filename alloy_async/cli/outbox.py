@@ -25,7 +25,7 @@ T = TypeVar("T")
 FILE_NAME = "outbox.sqlite3"
 """What ``outbox="sqlite"`` makes in the state folder."""
 
-WORDS = frozenset({"memory", "sqlite"})
+WORDS = frozenset({"memory", "redis", "sqlite"})
 """What ALLOY_OUTBOX may say instead of a path."""
 
 app: typer.Typer = typer.Typer(

@@ -575,3 +575,52 @@ async def test_news_of_ones_own_choices_change_nothing(two):
     await event
     await settle()
     assert (edge.event_types, visitor.purposes) == (["released"], "all")
+
+
+async def test_a_relay_sends_what_others_store(options, clock, store, edge):
+    """A web worker returns once its events are stored; another process, which knows nobody, sends them in order."""
+    shelf, nothing = MemoryShelf(), RecordingEdge()
+    relaying = {"opt_in_enabled": False, "store": "memory"}
+    async with Alloy("web") as web, Alloy("relay") as relay:
+        outboxes = [MemoryOutbox(shelf, clock=clock) for _ in range(2)]
+        await web.configure(**options | {"transport": nothing, "outbox": outboxes[0], "relay": True})
+        await relay.configure(**options | relaying | {"outbox": outboxes[1]})
+        work = asyncio.create_task(relay.relay(every=0.0))
+        for name in ("anne", "bert"):
+            await web.visitor(name).opt_in(purposes="all")
+            for number in "12":
+                result = await web.visitor(name).event(type=f"{name} {number}")
+                assert result.stored
+        while len(edge.events) < 4:
+            await asyncio.sleep(0)
+        await relay.flush()
+        work.cancel()
+        assert [kind for kind in edge.event_types if "anne" in kind] == ["anne 1", "anne 2"]
+        assert web.statistics().kept == relay.statistics().delivered == 4
+        assert not nothing.requests
+        await relay.aclose()
+        assert (await web.get_outbox_info()).events == 0
+
+
+async def test_a_refusal_reaches_a_relay(options, clock, edge):
+    """What is stored and not sent is erased; what the relay has in hand is not sent."""
+    shelf = MemoryShelf()
+    edge.hold()
+    async with Alloy("web") as web, Alloy("relay") as relay:
+        outboxes = [MemoryOutbox(shelf, clock=clock) for _ in range(2)]
+        await web.configure(**options | {"outbox": outboxes[0], "relay": True})
+        await relay.configure(
+            **options | {"opt_in_enabled": False, "store": "memory", "outbox": outboxes[1], "max_in_flight": 1}
+        )
+        for name in ("first", "anne", "bert"):
+            await web.visitor(name).opt_in(purposes="all")
+            await web.visitor(name).event(type=name, view_start=True)
+        work = asyncio.create_task(relay.relay(every=0.0))
+        while not edge.requests:
+            await asyncio.sleep(0)
+        await web.visitor("anne").opt_in(purposes="none")
+        edge.release()
+        await settle(50)
+        await relay.flush()
+        work.cancel()
+    assert edge.event_types == ["first", "bert"]
