@@ -148,7 +148,9 @@ class Alloy(PersonalCommands):
 
         Source: adobe/alloy, configure.
         """
-        future: CommandFuture[None] = CommandFuture.make(self._failures)  # raises RuntimeError where no loop runs
+        future: CommandFuture[None] = CommandFuture.make(
+            self._failures
+        )  # raises RuntimeError where no loop runs
         try:
             self._check_open("configure")
         except AlloyError as error:

@@ -112,6 +112,7 @@ class Courier:
         self._in_a_hurry = False
         self._closed = False
         self._paused = False
+        self._all_wait = False
         self._loop = asyncio.get_running_loop()  # a future may be cancelled while no loop runs
 
     def full(self, command: EventCommand) -> OutboxFull | None:
@@ -128,12 +129,13 @@ class Courier:
 
     def accept(self, command: EventCommand) -> None:
         """Take an event, to be stored where it is to be kept, and to be sent soon."""
-        if self._keeper is not None and command.key is None:
+        if self._keeper is not None and command.key is None and command.visitor.is_kept:
             self._keeper.put(command)
             return
         self._line.put(command)
-        if len(self._line) == 1 or self._line.size >= self._max_body or command.needs_answer:
-            self.wake()  # otherwise it joins others, which have been looked at, and is looked at with them
+        joins = len(self._line) > 1 and self._line.size < self._max_body and not command.needs_answer
+        if self._all_wait or not joins:
+            self.wake()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
 
     def no_longer_stored(self, command: EventCommand) -> None:
         """Erase an event from the durable outbox, where it has ended."""
@@ -246,16 +248,29 @@ class Courier:
 
     def _due_again(self, now: float) -> Batch | None:
         """Return a batch that is to be tried again now; the oldest first, they were called before what is in line."""
-        while self._again:
+        passed_over: list[_Waiting] = []
+        found: Batch | None = None
+        while found is None and self._again:
             if self._again[0].due > now:
                 self._wake_at(self._again[0].due, now)
-                return None
-            batch = heapq.heappop(self._again).batch
-            self._end_if_too_late(batch, now)
-            self._bar(batch)
-            if batch.commands:
-                return batch
-        return None
+                break
+            waiting = heapq.heappop(self._again)
+            self._end_if_too_late(waiting.batch, now)
+            self._bar(waiting.batch)
+            if self._ordered and self._is_under_way(waiting.batch):
+                passed_over.append(waiting)
+            elif waiting.batch.commands:
+                found = waiting.batch
+        for waiting in passed_over:
+            heapq.heappush(self._again, waiting)
+        return found
+
+    def _is_under_way(self, batch: Batch) -> bool:
+        """Return whether another request of one of its visitors is on the wire."""
+        visitors = {command.visitor for command in batch.commands}
+        return any(
+            command.visitor in visitors for one in self._under_way.values() for command in one.commands
+        )
 
     def _fresh(self, now: float) -> Batch | None:
         """Return the next batch of the line, if it is time for it."""
@@ -264,6 +279,7 @@ class Courier:
             return None
         busy = self._busy()
         head = self._head(busy)
+        self._all_wait = head is None
         if head is None or not self._is_due(head, now):
             return None
         commands = [head] if head.needs_answer else cut(self._companions(head, busy, now), self._max_body)
@@ -284,7 +300,7 @@ class Courier:
             visitor = command.visitor
             if visitor in passed_over:
                 continue
-            if visitor not in busy and self._is_next(command) and command.verdict() is Verdict.PASS:
+            if visitor not in busy and command.verdict() is Verdict.PASS and self._is_next(command):
                 return command
             passed_over.add(visitor)
         return None
@@ -315,13 +331,15 @@ class Courier:
         passed_over: set[VisitorState] = set(busy)
         visitor, epoch, fits = head.visitor, head.epoch, True
         for command in islice(self._line.waiting(), FORESIGHT):
-            if command.visitor is not visitor or command.epoch != epoch:  # neighbours share what is asked here
+            if (
+                command.visitor is not visitor or command.epoch != epoch
+            ):  # neighbours share what is asked here
                 visitor, epoch = command.visitor, command.epoch
                 fits = (
                     visitor not in passed_over
                     and visitor.identity.hint(now) == region
-                    and self._is_next(command)
                     and command.verdict() is Verdict.PASS
+                    and self._is_next(command)
                 )
             if fits and not command.needs_answer and (command.order < 0) == taken_over:
                 yield command

@@ -19,7 +19,7 @@ from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
-from ._slices import in_slices
+from ._slices import SLICE, in_slices
 from ._visitor import Household, VisitorState
 from ._visitors import Visitors
 from .edge.client import EdgeClient
@@ -167,10 +167,14 @@ class Engine:
             self.when_ready(state.recall_choice, lambda: None)
 
     def passing_visitor(self) -> VisitorState:
-        """Return the state of a visitor without a key: nothing of them is kept, and nobody else finds it."""
-        nowhere = NowhereStore()
-        store = nowhere if self._keeper is None else ErasingStore(nowhere, self._keeper)
-        state = self._new_state(self._key(self.ids()), store)
+        """Return the state of a visitor without a key: nothing of them is kept, and nobody else finds it.
+
+        Their events wait in memory, since after a restart nobody could say whether they may still be sent. Only what is
+        left to a relay is stored, for the moment until it is sent.
+        """
+        stored = self._keeper is not None and self.settings.relay
+        store = ErasingStore(NowhereStore(), self._keeper) if stored and self._keeper else NowhereStore()
+        state = self._new_state(self._key(self.ids()), store, is_kept=stored)
         state.knows_choice = True
         if not self.settings.opt_in_enabled:
             state.gate.choose("all")
@@ -180,11 +184,12 @@ class Engine:
     def _make_visitor(self, key: str) -> VisitorState:
         return self._new_state(self._key(key), None)
 
-    def _new_state(self, key: VisitorKey, store: Store | None) -> VisitorState:
+    def _new_state(self, key: VisitorKey, store: Store | None, *, is_kept: bool = True) -> VisitorState:
         state = VisitorState(
             key,
             self._household,
             store=store,
+            is_kept=is_kept,
             patience=self._household.patience,
             max_parked=self.settings.visitor_max_parked,
             parked_ttl=self.settings.visitor_parked_ttl,
@@ -210,13 +215,13 @@ class Engine:
         try:
             await self._open_outbox()
             await self._apply_kept_choice()
+            self._watch()
         except BaseException:
             self.refuse_all()
             await self._close_gates(NotConfigured)
             await self._release_resources()
             raise
         self.ready = True
-        self._watch()
         if self._keeper is not None:
             self._keeper.claim()
         for go_on, _ in self._waiting:
@@ -226,18 +231,21 @@ class Engine:
         """Hear what other processes change, where the store can tell."""
         watch = getattr(self._store, "watch", None)
         if callable(watch):
-            watch(self._heard)
+            listening = weakref.WeakMethod(self._heard)  # the store may outlive this engine
+            watch(lambda changes: _tell(listening(), changes))
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
         """Read again what others have changed; None: any of it may have changed, and nobody knows how."""
+        if self._closed_with is not None:
+            return
         if changes is None:
-            in_slices(self._everybody(), lambda state: state.look_again(refused=None))
+            in_slices([self.visitor, *self.visitors], _look_again_in_doubt)
             return
         for change in changes:
             state = self.visitors.by_digest(change.visitor)
             if state is None and change.visitor == self._digest:
                 state = self.visitor
-            if state is not None:
+            if state is not None and (state.knows_choice or change.refused or len(state.gate)):
                 state.look_again(refused=change.refused)
 
     def refuse_all(self) -> None:
@@ -259,12 +267,13 @@ class Engine:
             self.visitor.gate.choose("all")
             return
         try:
+            ticket = self.visitor.keeper.ticket
             preference = await self.visitor.keeper.load()
         except ConsentStoreError as error:
             self._logger.warning("%s; the visitor's choice counts as unknown", error)
             return
         if preference is not None:
-            self.visitor.keeper.adopt(preference)
+            self.visitor.keeper.take(preference, ticket)
             await self._erase_what_was_refused()
 
     # The durable outbox
@@ -284,17 +293,19 @@ class Engine:
         for future in waiting:
             self.flush(future)
 
-    async def _consenting(self, visitors: Collection[VisitorKey]) -> dict[VisitorKey, int]:
+    async def _consenting(
+        self, visitors: Collection[VisitorKey]
+    ) -> dict[VisitorKey, tuple[VisitorState, int]]:
         """Return which of these visitors consent, with the epochs of their gates; reads the choices that are not known."""
         self._silent &= set(visitors)
-        consenting: dict[VisitorKey, int] = {}
+        consenting: dict[VisitorKey, tuple[VisitorState, int]] = {}
         for key in visitors:
             state = self._find(key)
             if (state is None or not state.knows_choice) and key not in self._silent:
                 state = await self._read_choice(key)
             if state is not None and state.gate.is_opted_in:
-                consenting[key] = state.gate.epoch
-            else:  # is not asked about again, until they come
+                consenting[key] = state, state.gate.epoch
+            elif state is None or state.knows_choice:  # is not asked about again, until they come
                 self._silent.add(key)
         return consenting
 
@@ -302,19 +313,17 @@ class Engine:
         """Return the state of a visitor with the choice that is kept; None for one of another instance."""
         if key[:2] != self.visitor.key[:2]:
             return None
-        state = self.visitors.get(key.visitor)
-        try:
-            await state.read_choice()
-        except ConsentStoreError as error:
-            self._logger.warning("%s; what waits of a visitor stays in the outbox", error)
+        state = self.visitors.get(key.visitor) if key.visitor else self.visitor
+        await state.read_choice()
         return state
 
-    def _recover(self, claimed: Sequence[Claimed], epochs: Mapping[VisitorKey, int]) -> list[EventCommand]:
+    def _recover(
+        self, claimed: Sequence[Claimed], consenting: Mapping[VisitorKey, tuple[VisitorState, int]]
+    ) -> list[EventCommand]:
         commands = []
         for one in claimed:
-            state = self._find(one.event.visitor)
-            if state is not None:
-                commands.append(state.recover(one, epochs[one.event.visitor]))
+            state, epoch = consenting[one.event.visitor]
+            commands.append(state.recover(one, epoch))
         self._courier.take_over(commands)
         return commands
 
@@ -351,9 +360,9 @@ class Engine:
             )
 
     def _is_recovering(self, keeper: OutboxKeeper) -> bool:
-        """Return whether something may be left of a visitor who consents."""
+        """Return whether something may be left of a visitor who consents; until the first look nobody knows."""
         left = keeper.left()
-        return self.visitor.gate.is_opted_in if left is None else any(map(self._consents, left))
+        return left is None or keeper.is_claiming or any(map(self._consents, left))
 
     def _consents(self, key: VisitorKey) -> bool:
         state = self._find(key)
@@ -428,7 +437,7 @@ class Engine:
         if self.starting is not None:
             await asyncio.wait([self.starting])
         for state in self._everybody():
-            await state.keeper.finish()  # a yes that is being written still releases what waits for it
+            await state.finish()  # a yes that is being read or written still releases what waits for it
         await self._close_gates()
         flushed: CommandFuture[None] = CommandFuture.make(self._failures)
         self.flush(flushed)
@@ -440,9 +449,15 @@ class Engine:
 
     async def _close_gates(self, error: Callable[[str], AlloyError] = AlloyClosed) -> None:
         self._closed_with = error
+        self._household.is_open = False
+        ended = 0
         for state in self._everybody():
+            ended += len(state.gate)
             state.gate.close(error)
             while len(state.gate):  # noqa: ASYNC110 - the slices that end what is parked take their turns
+                await asyncio.sleep(0)
+            if ended >= SLICE:
+                ended = 0
                 await asyncio.sleep(0)
 
     async def _release_resources(self) -> None:
@@ -455,6 +470,16 @@ class Engine:
             finally:
                 if self._owns_store:
                     await self._store.aclose()
+
+
+def _tell(heard: Callable[[Sequence[Change] | None], None] | None, changes: Sequence[Change] | None) -> None:
+    if heard is not None:
+        heard(changes)
+
+
+def _look_again_in_doubt(state: VisitorState) -> None:
+    if state.knows_choice or len(state.gate):  # otherwise it is read when something needs it
+        state.look_again(refused=None)
 
 
 def make_clock(settings: Settings) -> Clock:
@@ -523,7 +548,19 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
     _check_protocol(
         given,
         "outbox",
-        ("open", "write", "claim", "expire", "renew", "may_send", "changes", "erase", "shelf", "aclose"),
+        (
+            "open",
+            "write",
+            "claim",
+            "abandoned",
+            "expire",
+            "renew",
+            "may_send",
+            "changes",
+            "erase",
+            "shelf",
+            "aclose",
+        ),
     )
     outbox: Outbox = given
     return outbox

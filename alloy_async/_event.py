@@ -99,7 +99,8 @@ def build_event(
     if context:
         added = {**context, **added}
         if given_text is not None and not context.keys().isdisjoint(given):
-            given, given_text = normalise(xdm, "xdm"), None  # what is merged is written again
+            # What is merged is written again; a snapshot, where code of the caller's may run before that.
+            given, given_text = given if data is None else normalise(xdm, "xdm"), None
     data, data_text = (None, None) if data is None else take(data, "data")
     query = _personalization_query(decision_scopes) if decision_scopes else None
     # Written only now: what is wrong with the arguments is told in their order, and before what UTF-8 cannot hold.

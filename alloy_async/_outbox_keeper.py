@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import copy
 from itertools import groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand
@@ -27,7 +27,8 @@ from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, St
 
 __all__ = ["OutboxKeeper"]
 
-Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, int]]]
+Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, Any]]]
+"""Given visitors, tells which of them consent, with whatever their events need when they come back."""
 
 GROUP = 1_000
 """Events that are written in one step at most; about 10 ms of work for the disk's thread."""
@@ -72,6 +73,8 @@ class OutboxKeeper:
     ) -> None:
         self._ledger = ledger
         self._hands_over = hands_over
+        self._must_open = False
+        self._rests_until = 0.0
         self._outbox = outbox
         self._limits = limits
         self._lifetime = lifetime
@@ -106,16 +109,16 @@ class OutboxKeeper:
         self,
         *,
         consenting: Consenting,
-        on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, int]], list[EventCommand]],
+        on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]],
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
     ) -> None:
         """Begin work.
 
         Args:
-            consenting: given visitors, tells which of them consent now, each with the epoch of its gate; only theirs
-                is taken over. What comes back belongs to that epoch: a refusal in between is a refusal of it.
-            on_claimed: takes events that dead workers, or an earlier start, have left, with those epochs, and returns
+            consenting: given visitors, tells which of them consent now; only theirs is taken over. It notes the epochs of
+                their gates: a refusal in between is a refusal of what comes back.
+            on_claimed: takes events that dead workers, or an earlier start, have left, with what was noted, and returns
                 them as commands.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
@@ -146,6 +149,11 @@ class OutboxKeeper:
             return True
         self.claim()
         return False
+
+    @property
+    def is_claiming(self) -> bool:
+        """Whether it is being looked for what dead workers have left."""
+        return self._claiming is not None
 
     def left(self) -> Collection[VisitorKey] | None:
         """Return the visitors of whom dead workers have left something; None while that is not known."""
@@ -195,6 +203,7 @@ class OutboxKeeper:
         group = self._group = _wanted(gathered)
         ended, self._ended = self._ended, []
         try:
+            await self._open_again()
             stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
         except asyncio.CancelledError:
             # It may still be carried out: what it held must neither be forgotten nor repeated.
@@ -212,13 +221,24 @@ class OutboxKeeper:
         return True
 
     async def _hand_over(self) -> None:
-        """Leave what is stored to others; a worker that begins anew has nothing."""
+        """Leave what is stored to others: a worker that begins anew has nothing.
+
+        The epoch stays the one up to which it is known here who refused; the next write tells who refused since.
+        """
         try:
-            async with self._order:
-                self._epoch = await self._outbox.open()
+            if self._ended:  # while they are still this worker's
+                ended, self._ended = self._ended, []
+                await self._outbox.write([], ended, epoch=self._epoch)
+            self._must_open = True
+            await self._open_again()
         except Exception as raised:  # noqa: BLE001 - as above
             error = _as_outbox_error("open", raised)
-            self._logger.warning("%s; what is stored is left to others with what comes next", error)
+            self._logger.warning("%s; it is opened again with what comes next", error)
+
+    async def _open_again(self) -> None:
+        if self._must_open:
+            await self._outbox.open()
+            self._must_open = False
 
     def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
         # What outlives the process goes by the wall clock.
@@ -307,6 +327,8 @@ class OutboxKeeper:
                 self._ledger.stored -= 1
                 command.key = GONE
                 self.end_if_gone(command)
+        # Those that others can still speak of come after this epoch.
+        self._erased = {visitor: epoch for visitor, epoch in self._erased.items() if epoch > changes.epoch}
 
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
@@ -354,23 +376,26 @@ class OutboxKeeper:
 
     def claim(self) -> None:
         """Renew the lease, and take over what belongs to no living worker."""
-        if self._claiming is None and self._open:
+        if self._claiming is None and self._open and self._clock.monotonic() >= self._rests_until:
             self._claiming = asyncio.Task(self._claim(), name="alloy-outbox-claim")
 
     async def _claim(self) -> None:
         try:
+            await self._open_again()
             if not await self._outbox.renew():
                 self.look()
             if self._hands_over:
                 self._left = frozenset()
-                return
-            await self._expire()
-            await self._take_over()
+            else:
+                await self._expire()
+                await self._take_over()
         except Exception as raised:  # noqa: BLE001 - as above
             error = _as_outbox_error("read", raised)
             self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
+            self._rests_until = self._clock.monotonic() + LEASE / 3
         finally:
             self._claiming = None
+        self._on_current()
 
     async def _take_over(self) -> None:
         """Take over as much as memory should hold; the rest follows as these events end."""
@@ -388,7 +413,6 @@ class OutboxKeeper:
             if len(self._mine) >= CLAIM:
                 self._more_to_claim = True
                 return
-        self._on_current()
 
     async def _expire(self) -> None:
         """Erase, now and then, what nobody may send any more: its visitor was never heard of again."""
@@ -435,7 +459,7 @@ def _nothing(*_: object) -> None:
     """Hear of something before there is anybody to tell."""
 
 
-async def _nobody(_: Collection[VisitorKey]) -> Mapping[VisitorKey, int]:
+async def _nobody(_: Collection[VisitorKey]) -> Mapping[VisitorKey, Any]:
     return {}
 
 

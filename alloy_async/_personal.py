@@ -16,6 +16,7 @@ from .identity import parse_customer_ids
 
 if TYPE_CHECKING:
     from ._engine import Engine
+    from ._preference import Wish
     from ._visitor import VisitorState
     from .edge.state import ClientState
 
@@ -81,7 +82,7 @@ class PersonalCommands:
             state = self._state(engine)
             needs_answer = _needs_answer(view_start, decision_scopes)
             if ack != "delivered":
-                _check_ack(ack, durable=engine.is_durable)
+                _check_ack(ack, durable=engine.is_durable and state.is_kept)
             parts = build_event(
                 xdm=xdm,
                 data=data,
@@ -134,7 +135,7 @@ class PersonalCommands:
             overtaken it; with ``ConsentStoreError`` when it could not be. Waiting events end with ``ConsentDeclined``
             at once.
         """
-        return self._command("forget", lambda engine, future: self._state(engine).choose("pending", future))
+        return self._command("forget", lambda engine, future: self._choose(engine, "pending", future))
 
     def get_ecid(self) -> asyncio.Future[str]:
         """Ask for the visitor's id at the edge (ECID); waits for consent.
@@ -220,7 +221,10 @@ class PersonalCommands:
                 "opt_in: consent is switched off, so a choice would change nothing; configure opt_in_enabled=True.",
                 option="opt_in_enabled",
             )
-        self._state(engine).choose(choice, future)
+        self._choose(engine, choice, future)
+
+    def _choose(self, engine: Engine, wish: Wish, future: CommandFuture[Any]) -> None:
+        self._state(engine).choose(wish, future)
 
     def _want_ecid(self, engine: Engine, future: CommandFuture[str]) -> None:
         state = self._state(engine)
@@ -241,7 +245,10 @@ def _check_ack(ack: object, *, durable: bool) -> None:
     if ack != "stored":
         raise InvalidCommand("event", 'must be "delivered" or "stored".', path="ack")
     if not durable:
-        problem = 'nothing is stored in memory alone; configure outbox="sqlite", or leave ack at "delivered".'
+        problem = (
+            'nothing is stored in memory alone, nor of a visitor without a key; configure outbox="sqlite" and give a key, '
+            'or leave ack at "delivered".'
+        )
         raise InvalidCommand("event", problem, path="ack")
 
 

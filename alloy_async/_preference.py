@@ -54,6 +54,7 @@ class PreferenceKeeper:
         "_refused_until",
         "_retry",
         "_retry_delay",
+        "_said_at",
         "_store",
         "_task",
         "_ticket",
@@ -91,6 +92,7 @@ class PreferenceKeeper:
         self._retry: Cancellable | None = None
         self._retry_delay = FIRST_RETRY
         self._written_until = 0.0
+        self._said_at = 0.0
         self.chosen_at = 0.0
 
     @property
@@ -117,10 +119,44 @@ class PreferenceKeeper:
             return None
         return preference
 
-    def adopt(self, preference: Preference) -> None:
-        """Apply the choice of an earlier start, unless the visitor has chosen again in the meantime."""
-        if self._ticket == 0:
+    @property
+    def ticket(self) -> int:
+        """How many choices were made here; what was read before the last one is out of date."""
+        return self._ticket
+
+    def take(self, preference: Preference | None, ticket: int, *, refused: bool | None = False) -> None:
+        """Apply what the store has said, unless somebody has chosen here meanwhile.
+
+        Args:
+            preference: the choice that is kept.
+            ticket: of when it was asked for.
+            refused: whether there was a refusal or a forgetting in between, even if the store says yes now: then what
+                was called before it is never sent. None: nobody knows.
+        """
+        if ticket != self._ticket or not self.is_settled or self._is_known(preference):
+            return
+        if self._was_refused(preference, refused=refused):
+            self._gate.forget()
+        if preference is not None:
             self._apply(preference)
+        elif not self._asked and self._gate.purposes == "pending":
+            self._gate.choose("all")
+
+    def _is_known(self, preference: Preference | None) -> bool:
+        """Return whether it is the choice that holds here already: news of one's own choice come back too."""
+        return (
+            preference is not None
+            and preference.chosen_at == self.chosen_at
+            and preference.purposes == self._gate.purposes
+        )
+
+    def _was_refused(self, preference: Preference | None, *, refused: bool | None) -> bool:
+        """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
+        if preference is None:  # forgotten, where one was known
+            return refused is True or self._epoch is not None or self.chosen_at > 0
+        if self._epoch is not None:
+            return preference.epoch > self._epoch
+        return refused is not False
 
     def _apply(self, preference: Preference) -> None:
         self._epoch = preference.epoch
@@ -128,42 +164,6 @@ class PreferenceKeeper:
         if preference.purposes == "none":
             self._refused_until = preference.expires_at
         self._gate.choose(preference.purposes, until=preference.expires_at)
-
-    async def read_again(self, *, refused: bool | None = False) -> None:
-        """Apply what the store says now, because another process has changed it; unless somebody chooses meanwhile.
-
-        Args:
-            refused: whether there was a refusal or a forgetting in between, even if the store says yes now: then what
-                was called before it is never sent. None: nobody knows.
-        """
-        ticket = self._ticket
-        try:
-            preference = await self.load()
-        except ConsentStoreError as error:
-            self._logger.warning("%s; the visitor's choice counts as unknown", error)
-            return
-        if ticket != self._ticket or self._wish is not None or self._owed is not None:
-            return
-        if preference is not None and self._is_known(preference):
-            return
-        if self._was_refused(preference, refused):
-            self._gate.forget()
-        if preference is not None:
-            self._apply(preference)
-        elif not self._asked:
-            self._gate.choose("all")
-
-    def _was_refused(self, preference: Preference | None, refused: bool | None) -> bool:
-        """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
-        if preference is None:
-            return refused is True or self._gate.purposes != "pending"  # somebody has forgotten it
-        if self._epoch is not None:
-            return preference.epoch > self._epoch
-        return refused is not False
-
-    def _is_known(self, preference: Preference) -> bool:
-        """Return whether it is the choice that holds here already: news of one's own choice come back too."""
-        return preference.chosen_at == self.chosen_at and preference.purposes == self._gate.purposes
 
     def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take a choice; the future ends when the newest choice is written, with that choice.
@@ -173,7 +173,7 @@ class PreferenceKeeper:
         self._waiting.append(future)
         self._ticket += 1
         self._wish = wish
-        self.chosen_at = 0.0 if wish == "pending" else self._clock.time()
+        self._said_at = self._clock.time()
         self._owed = self._owed if wish == "all" else wish
         self._call_off_retry()
         self._narrow(wish)
@@ -198,10 +198,11 @@ class PreferenceKeeper:
 
     def _narrow(self, wish: Wish) -> None:
         if wish == "none":
+            self.chosen_at = self._said_at
             self._refused_until = self._clock.time() + self._max_age
             self._gate.choose("none", until=self._refused_until)
         elif wish == "pending":
-            self._refused_until = 0.0
+            self.chosen_at = self._refused_until = 0.0
             self._gate.forget()
         else:
             self._gate.expect_all()
@@ -251,7 +252,7 @@ class PreferenceKeeper:
             if wish == "pending":
                 await self._store.forget(self._key)
             else:
-                preference = Preference(wish, self.chosen_at or now, now + self._max_age)
+                preference = Preference(wish, self._said_at, now + self._max_age)
                 await self._store.save_preference(self._key, preference)
         except Exception as error:  # noqa: BLE001 - a store of somebody else's may raise what it should not
             return _as_store_error("save", error)
@@ -276,7 +277,9 @@ class PreferenceKeeper:
 
     def _written(self, wish: Wish) -> None:
         self._retry_delay = FIRST_RETRY
+        self._epoch = None  # the store has given the choice another one
         if wish == "all":
+            self.chosen_at = self._said_at
             self._refused_until = 0.0
             self._gate.choose("all", until=self._written_until)
 

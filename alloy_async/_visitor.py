@@ -11,7 +11,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._clock import Clock, Ids
+from ._clock import Cancellable, Clock, Ids
 from ._commands import EventCommand, GatedCall
 from ._consent._opt_in import OptInState
 from ._consent._room import ParkingRoom
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Household", "VisitorState"]
 
+
+READ_AGAIN = 1.0
+"""Seconds after which a choice is read again that could not be read."""
 
 HINT_AGE = 1_800
 """Seconds that a region holds which the browser names. Source: Edge Network, the cookie ``kndctr_…_cluster``."""
@@ -105,6 +108,7 @@ class Household:
         self.patience = Patience(settings.parked_wait, clock)
         self.event_room = event_room(settings.max_body_bytes, V2 if settings.authenticated else V1)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.is_open = True
 
     def own(self, work: Any, name: str) -> asyncio.Task[None]:
         """Run something that no caller can cancel."""
@@ -120,12 +124,14 @@ class VisitorState:
     Args:
         key: whose it is.
         household: what all visitors share.
-        store: where the choice and the identity are kept; default: the household's.
+        store: where the choice and the identity are kept; None: the household's.
+        is_kept: whether anybody finds the visitor again, by the key.
         patience: how long a parked command may be awaited; None: as long as it is parked.
         max_parked: commands that may wait at once; None: as many as there is room for.
         parked_ttl: seconds a command waits for consent.
 
     Attributes:
+        is_kept: see above.
         knows_choice: whether there is nothing to be read in the store.
         newest_in_line: the highest order of its events that came into the courier's line.
         used_at: monotonic seconds at which somebody last asked for it.
@@ -135,8 +141,10 @@ class VisitorState:
         "__weakref__",
         "_acquiring",
         "_courier",
+        "_curious",
         "_departing",
         "_departure",
+        "_doubt",
         "_ecid_wanted",
         "_event_room",
         "_filter",
@@ -146,6 +154,8 @@ class VisitorState:
         "_leaving",
         "_one_primary",
         "_reading",
+        "_retry",
+        "_stale",
         "_store",
         "_unread_yes",
         "clock",
@@ -153,6 +163,7 @@ class VisitorState:
         "gate",
         "hooks",
         "identity",
+        "is_kept",
         "keeper",
         "key",
         "knows_choice",
@@ -169,6 +180,7 @@ class VisitorState:
         household: Household,
         *,
         store: Store | None = None,
+        is_kept: bool = True,
         patience: Patience | None = None,
         max_parked: int | None = None,
         parked_ttl: float,
@@ -201,6 +213,7 @@ class VisitorState:
             logger=household.logger,
         )
         self.key = key
+        self.is_kept = is_kept
         self.newest_in_line = 0
         self.used_at = 0.0
         self._courier = household.courier
@@ -211,6 +224,10 @@ class VisitorState:
         self.knows_choice = False
         self._reading: asyncio.Task[None] | None = None
         self._unread_yes: tuple[float | None] | None = None
+        self._curious: tuple[CommandFuture[Purposes], ...] | None = None
+        self._doubt: bool | None = False
+        self._stale = False
+        self._retry: Cancellable | None = None
         self._given: StoredIdentity | None = None
         # Made when something departs that cannot depart at once: an empty one takes as much as all the rest.
         self._departing: deque[EventCommand | _CustomerIds] | None = None
@@ -227,6 +244,7 @@ class VisitorState:
             and self._departure is None
             and self._acquiring is None
             and self._reading is None
+            and self._retry is None
             and self.keeper.is_settled
         )
 
@@ -240,34 +258,99 @@ class VisitorState:
         if hint is not None:
             self.identity.learn_hint(hint, HINT_AGE, self.clock.monotonic())
 
+    # What the store says
+
     def recall_choice(self) -> None:
         """Begin to read the choice that is kept; until it is read, commands are parked. Harmless when called again."""
         if not self.knows_choice and self._reading is None:
-            self._reading = self._own(self._recall_choice(), "alloy-choice")
+            self._read()
 
-    async def _recall_choice(self) -> None:
-        try:
-            await self.read_choice()
-        except ConsentStoreError as error:
-            self.logger.warning("%s; the visitor's choice counts as unknown", error)
-        finally:
-            self._reading = None
-            unread, self._unread_yes = self._unread_yes, None
-        if unread is not None and self.knows_choice:  # otherwise a refusal may be kept
-            self._hear_yes(*unread)
+    def look_again(self, *, refused: bool | None = False) -> None:
+        """Read what the store says now, because somebody else may have changed it.
+
+        Args:
+            refused: whether there was a refusal in between; None: nobody knows.
+        """
+        self._doubt = _stronger(self._doubt, refused)
+        if self._reading is None:
+            self._read()
+        else:
+            self._stale = True  # what is being read may be what was there before
 
     async def read_choice(self) -> None:
-        """Read the choice that is kept, and apply it unless the visitor chooses meanwhile.
+        """Read the choice that is kept, unless it is known, and wait until that has been tried."""
+        self.recall_choice()
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
 
-        Raises:
-            ConsentStoreError: the store could not say; the next command tries again.
-        """
-        preference = await self.keeper.load()
+    def tell_purposes(self, future: CommandFuture[Purposes]) -> None:
+        """End a future with what the visitor has chosen, once it has been read."""
+        if self.knows_choice and self._reading is None:
+            future.resolve(self.gate.purposes)
+            return
+        self._curious = (*(self._curious or ()), future)
+        self.recall_choice()
+
+    def _read(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._reading = self._own(self._read_until_current(), "alloy-choice")
+        self._reading.add_done_callback(self._has_read)
+
+    async def _read_until_current(self) -> None:
+        """Read and apply; once more, when somebody has changed something meanwhile."""
+        while True:
+            self._stale = False
+            ticket = self.keeper.ticket
+            preference = await self.keeper.load()
+            if not self._stale:
+                break
+        doubt, self._doubt = self._doubt, False
+        epoch, known = self.gate.epoch, self.knows_choice
         self.knows_choice = True
-        if preference is not None:
-            self.keeper.adopt(preference)
-        elif not self._household.settings.opt_in_enabled and self.gate.purposes == "pending":
-            self.gate.choose("all")
+        self.keeper.take(preference, ticket, refused=doubt)
+        if self.gate.epoch != epoch or (known and self.gate.purposes == "none"):
+            self._forget_identity()
+            self._recall()
+
+    def _has_read(self, task: asyncio.Task[None]) -> None:
+        """Go on with what waited for the choice; a callback, since a task that is cancelled early runs nothing."""
+        self._reading = None
+        unread, self._unread_yes = self._unread_yes, None
+        curious, self._curious = self._curious or (), None
+        error = (
+            ConsentStoreError("load", "the store", "it was given up.")
+            if task.cancelled()
+            else task.exception()
+        )
+        if error is None:
+            if unread is not None:
+                self._hear_yes(*unread)
+            for future in curious:
+                future.resolve(self.gate.purposes)
+            return
+        problem = (
+            error if isinstance(error, ConsentStoreError) else ConsentStoreError("load", "the store", "internal error; please report it.")
+        )
+        for future in curious:
+            future.reject(copy(problem))
+        if not task.cancelled():
+            self.logger.warning("%s; the visitor's choice counts as unknown", problem)
+        self._cannot_read()
+
+    def _cannot_read(self) -> None:
+        """Send nothing of which it is not known that it may be sent, and try again."""
+        self.knows_choice = False
+        if self._doubt is True:
+            if self.gate.purposes != "none":
+                self.gate.forget()
+            self._forget_identity()
+            self._recall()
+        elif self._doubt is None:
+            self.gate.doubt()
+        if self._household.is_open:
+            self._retry = self.clock.call_later(READ_AGAIN, self.recall_choice)
 
     def hear(self, purposes: Choice, seen_at: float | None) -> None:
         """Take what the visitor's browser says now.
@@ -282,6 +365,8 @@ class VisitorState:
         if purposes == "none":
             if self.gate.purposes != "none":
                 self.choose("none", self._unheard())
+        elif not self.is_kept:
+            self.gate.choose("all")  # there is nothing that would have to be written first
         elif self.knows_choice:
             self._hear_yes(seen_at)
         else:
@@ -298,28 +383,16 @@ class VisitorState:
         """Return a future that nobody awaits; when it fails, that is logged."""
         return CommandFuture.make(self.failures)
 
-    def tell_purposes(self, future: CommandFuture[Purposes]) -> None:
-        """End a future with what the visitor has chosen, once it has been read."""
-        self._own(self._tell_purposes(future), "alloy-choice")
-
-    async def _tell_purposes(self, future: CommandFuture[Purposes]) -> None:
-        try:
-            if not self.knows_choice:
-                await self.read_choice()
-        except ConsentStoreError as error:
-            future.reject(error)
-        else:
-            future.resolve(self.gate.purposes)
-
     # Choices
 
     def choose(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
         self.knows_choice = True
+        self._unread_yes = None
         self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
-            self.identity.erase()
+            self._forget_identity()
             self._recall()
 
     def refused_elsewhere(self) -> None:
@@ -329,25 +402,14 @@ class VisitorState:
         """
         if self.gate.purposes != "none":  # what is said here holds
             self.gate.forget()
-        self.identity.erase()
+        self._forget_identity()
         self._recall()
+        self.knows_choice = False
         self.look_again()
 
-    def look_again(self, *, refused: bool | None = False) -> None:
-        """Read what the store says now, because somebody else may have changed it.
-
-        Args:
-            refused: whether there was a refusal in between; None: nobody knows.
-        """
-        if self.knows_choice:  # otherwise it will be read
-            self._own(self._look_again(refused=refused), "alloy-preference-again")
-
-    async def _look_again(self, *, refused: bool | None) -> None:
-        epoch = self.gate.epoch
-        await self.keeper.read_again(refused=refused)
-        if self.gate.epoch != epoch:
-            self.identity.erase()
-            self._recall()
+    def _forget_identity(self) -> None:
+        self.identity.erase()
+        self._given = None
 
     def _recall(self) -> None:
         in_slices(self.open_commands(), EventCommand.end_if_refused)
@@ -428,7 +490,7 @@ class VisitorState:
         if command.prepared:  # it has come back from the outbox or the wire
             command.queue()
             self._courier.accept(command)
-        elif self._departure or self._filter or self.identity.fpid is None:
+        elif self._departing or self._departure or self._filter or self.identity.fpid is None:
             command.queue()
             self._line_up(command)
             self._start_departure()
@@ -554,12 +616,17 @@ class VisitorState:
         """Put the visitor's identity into an event; return False when it has become too large, and has ended."""
         if not command.names_person:
             body = with_identity(command.body, self.identity.identity_map())
-            if len(body) > self._event_room:
-                command.fail(EventTooLarge(command.name, len(body), self._event_room))
+            if len(body) > self._room_for(command):
+                command.fail(EventTooLarge(command.name, len(body), self._room_for(command)))
                 return False
             command.replace_body(body)
         command.prepared = True
         return True
+
+    def _room_for(self, command: EventCommand) -> int:
+        """Return how many bytes an event may have, beside what goes up with it."""
+        state = command.client_state
+        return self._event_room if state is None else self._event_room - len(state.to_json())
 
     # on_before_event_send
 
@@ -601,8 +668,8 @@ class VisitorState:
             problem = f"on_before_event_send left something that cannot be sent: {unfit.problem}"
             command.fail(InvalidCommand(command.name, problem, path=unfit.where()))
             return
-        if len(parts.body) > self._event_room:
-            command.fail(EventTooLarge(command.name, len(parts.body), self._event_room))
+        if len(parts.body) > self._room_for(command):
+            command.fail(EventTooLarge(command.name, len(parts.body), self._room_for(command)))
             return
         command.names_person = parts.has_identity
         command.replace_body(parts.body)
@@ -734,7 +801,9 @@ class VisitorState:
     # The end
 
     async def finish(self) -> None:
-        """Let the choice that is being written come to its end."""
+        """Let the choice that is being read, or written, come to its end."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
         await self.keeper.finish()
 
     async def stop(self) -> None:
@@ -742,6 +811,11 @@ class VisitorState:
         commands = self.open_commands()
         if self._departing is not None:
             self._departing.clear()  # a filter that swallows the cancellation must not be asked about the next event
+        if self._retry is not None:
+            self._retry.cancel()
+        for curious in self._curious or ():
+            curious.reject(AlloyClosed("get_purposes"))
+        self._curious = None
         tasks = (self._departure, self._acquiring, self._reading)
         await cancel_all(task for task in tasks if task is not None)
         await slice_by_slice(commands, lambda command: command.fail(AlloyClosed(command.name)))
@@ -751,6 +825,11 @@ class VisitorState:
 
     def _own(self, work: Any, name: str) -> asyncio.Task[None]:
         return self._household.own(work, name)
+
+
+def _stronger(one: bool | None, other: bool | None) -> bool | None:  # noqa: FBT001 - two of a kind
+    """Return the graver of two doubts: there was a refusal, nobody knows, there was none."""
+    return True if one or other else None if one is None or other is None else False
 
 
 async def _call(event_filter: EventFilter, content: dict[str, Any]) -> bool | None:

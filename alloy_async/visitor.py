@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._consent._rules import Choice, Purposes, parse_choice
-from ._futures import FailureLog
+from ._futures import CommandFuture, FailureLog
 from ._json import Unfit, normalise
 from ._personal import PersonalCommands, as_alloy_error
+from ._preference import Wish
 from .edge.state import ClientState, StateUpdate
 from .errors import ConsentTimeout, InvalidCommand
 
@@ -25,6 +26,7 @@ MAX_KEY = 200
 
 _FPID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 _ECID = re.compile(r"[0-9]{38}")
+
 
 class Access(NamedTuple):
     """How a view reaches the instance that made it.
@@ -49,7 +51,17 @@ class Visitor(PersonalCommands):
         visitor.opt_in(purposes="all")                        # releases it, in this request or another one
     """
 
-    __slots__ = ("_access", "_client_state", "_context", "_ecid", "_engine", "_fpid", "_key", "_person", "_said")
+    __slots__ = (
+        "_access",
+        "_client_state",
+        "_context",
+        "_ecid",
+        "_engine",
+        "_fpid",
+        "_key",
+        "_person",
+        "_said",
+    )
 
     def __init__(
         self,
@@ -160,6 +172,13 @@ class Visitor(PersonalCommands):
         if self._said is not None and engine.settings.opt_in_enabled:
             self._tell(engine, person, *self._said)
         return person
+
+    def _choose(self, engine: Engine, wish: Wish, future: CommandFuture[Any]) -> None:
+        super()._choose(engine, wish, future)
+        # After a fork the view begins anew: with what was said last, not with what the browser said at first.
+        self._said = None if wish == "pending" else (wish, None)
+        if wish != "all" and self._client_state is not None:
+            self._client_state.forget()
 
     @staticmethod
     def _tell(engine: Engine, person: VisitorState, purposes: Choice, seen_at: float | None) -> None:

@@ -19,6 +19,8 @@ import release  # noqa: E402
 import scaling  # noqa: E402
 import throughput  # noqa: E402
 import trickle  # noqa: E402
+import visitors  # noqa: E402
+import web  # noqa: E402
 from measure import Finding  # noqa: E402
 
 BENCHMARKS = {
@@ -29,6 +31,8 @@ BENCHMARKS = {
     "trickle": trickle,
     "scaling": scaling,
     "durable": durable,
+    "visitors": visitors,
+    "web": web,
 }
 PACKAGES = (
     "alloy-async",
@@ -36,6 +40,8 @@ PACKAGES = (
     "pydantic",
     "orjson",
     "aiohttp",
+    "fastapi",
+    "uvicorn",
     "segment-analytics-python",
     "posthog",
     "snowplow-tracker",

@@ -58,6 +58,11 @@ class SideBySide:
         self._folder = folder
         self._absent: set[str] = set()
 
+    @property
+    def url(self) -> str:
+        """Where the collector is."""
+        return f"http://127.0.0.1:{self._port}"
+
     def run(self, name: str, *, latency: float = 0.0, **job: Any) -> Measured | None:
         """Let a client send its events; return None, and say why, when it is not there.
 
@@ -103,7 +108,7 @@ class SideBySide:
         return str(path)
 
     def _told(self, name: str, job: dict[str, Any]) -> dict[str, Any] | None:
-        job = {"url": f"http://127.0.0.1:{self._port}"} | job
+        job = {"url": self.url} | job
         command = [sys.executable, str(HERE / "clients.py"), name, json.dumps(job)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         if done.returncode:

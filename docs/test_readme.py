@@ -23,6 +23,7 @@ from alloy_async import (
     NetworkError,
     OutboxFull,
     ParkingFull,
+    StillParked,
     __version__,
 )
 from alloy_async.edge import EdgeResponse
@@ -181,7 +182,23 @@ async def test_expired(start, edge, clock):
     assert not event.done()
     clock.advance(2)
     assert type(await outcome(event)) is ConsentTimeout
+    alloy.visitor("session").event(type="a")
+    clock.advance(1_801)
+    assert alloy.statistics().expired == 2
     assert edge.requests == []
+
+
+@row("a handler awaits the event of a visitor who has not chosen")
+async def test_still_parked(start, edge, clock):
+    """After parked_wait the waiting ends, and a yes still sends the event."""
+    alloy = await start()
+    visitor = alloy.visitor("session")
+    event = visitor.event(type="a")
+    clock.advance(0.2)
+    assert type(await outcome(event)) is StillParked
+    await visitor.opt_in(purposes="all")
+    await alloy.flush()
+    assert edge.event_types == ["a"]
 
 
 @row("too many wait for consent")

@@ -244,6 +244,11 @@ class OptInState:
         """Refuse what waits, and be pending again."""
         self._happen(Occurrence.FORGOTTEN, _NEVER)
 
+    def doubt(self) -> None:
+        """Note that it cannot be told what the visitor has chosen: what is not sent waits, unless it is refused."""
+        if self._current() is Consent.IN:
+            self._happen(Occurrence.EXPIRED, _NEVER)
+
     def statistics(self) -> OptInStatistics:
         """Return how things stand at this moment."""
         return OptInStatistics(

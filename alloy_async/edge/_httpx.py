@@ -43,10 +43,9 @@ class HttpxTransport:
 
     async def send(self, request: EdgeRequest, may_start: Callable[[], bool]) -> EdgeResponse:
         """Send a request and read its answer; see ``Transport``."""
-        extensions = {"trace": _check_before_writing(may_start)}
         try:
-            async with asyncio.timeout(self._longest):  # httpx' own starts again with every byte of a header
-                return await self._exchange(request, extensions)
+            async with self._way.client() as client:  # for which others may have to end first
+                return await self._send(client, request, may_start)
         except TimeoutError:
             problem = "the answer came too slowly"
         except httpx.HTTPError as error:
@@ -58,10 +57,12 @@ class HttpxTransport:
         """Close connections, unless the client belongs to the caller."""
         await self._way.aclose()
 
-    async def _exchange(self, request: EdgeRequest, extensions: dict[str, Any]) -> EdgeResponse:
+    async def _send(
+        self, client: httpx.AsyncClient, request: EdgeRequest, may_start: Callable[[], bool]
+    ) -> EdgeResponse:
         deadline = time.monotonic() + self._timeout
-        async with self._way.client() as client:
-            outgoing = self._way.build(client, request, extensions)
+        outgoing = self._way.build(client, request, {"trace": _check_before_writing(may_start)})
+        async with asyncio.timeout(self._longest):  # httpx' own starts again with every byte of a header
             response = await client.send(outgoing, stream=True, follow_redirects=False, auth=None)
             try:
                 headers = flat_headers(response.headers.raw)
@@ -132,7 +133,11 @@ class _Clients:
     async def take(self) -> httpx.AsyncClient:
         """Return a client that nobody uses."""
         await self._room.acquire()
-        client = self._idle.pop() if self._idle else self._make()
+        try:
+            client = self._idle.pop() if self._idle else self._make()
+        except BaseException:
+            self._room.release()
+            raise
         self._lent.add(client)
         return client
 

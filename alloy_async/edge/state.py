@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from .._json import encode
@@ -61,6 +62,12 @@ class ClientState:
             return text
         return encode({"domain": self.domain, "cookiesEnabled": True, "entries": []})
 
+    def forget(self) -> None:
+        """Forget everything: the visitor has declined, and nothing of before may go up again."""
+        self.entries = ()
+        self.updates.clear()
+        self._answer = {}
+
     def learn(self, reply: Reply) -> None:
         """Take what an answer wants to be kept."""
         for item in reply.payload("state:store"):
@@ -81,7 +88,8 @@ def _update(item: object) -> StateUpdate | None:
     value, max_age, attrs = item.get("value", ""), item.get("maxAge"), item.get("attrs") or {}
     if not isinstance(value, str) or not isinstance(attrs, dict):
         return None
-    age = int(max_age) if isinstance(max_age, (int, float)) and not isinstance(max_age, bool) else None
+    is_number = isinstance(max_age, (int, float)) and not isinstance(max_age, bool) and isfinite(max_age)
+    age = int(max_age) if is_number and max_age is not None else None
     texts = {name: text for name, text in attrs.items() if isinstance(name, str) and isinstance(text, str)}
     return StateUpdate(item["key"], value, age, texts)
 

@@ -55,18 +55,23 @@ ROOMS = [
     "_consent._opt_in",
     "_database",
     "_line",
+    "_redis",
     "edge._aiohttp",
     "edge._httpx",
     "outbox",
     "outbox._damage",
+    "outbox._redis_scripts",
+    "outbox._redis_worker",
     "outbox._seat",
     "outbox._sweeper",
     "outbox._tables",
     "outbox.memory",
+    "outbox.redis",
     "outbox.sqlite",
     "stores",
     "stores.memory",
     "stores.nowhere",
+    "stores.redis",
     "stores.sqlite",
 ]
 ENGINE = [
@@ -82,9 +87,18 @@ ENGINE = [
     "_visitors",
 ]
 FACE = ["_engine", "_personal", "visitor", "_client", FRONT]
-ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE]
+WEB = [
+    "_cookies",
+    "_request_context",
+    "_request_visitor",
+    "_consent_endpoint",
+    "asgi",
+    "fastapi",
+    "blocking",
+]
+ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE, WEB]
 
-IN_ORDER = (WORDS, ENGINE, FACE)
+IN_ORDER = (WORDS, ENGINE, FACE, WEB)
 """Rows in which a module may import those that stand before it. In the others neighbours do not know one another."""
 
 OUTBOX_FILE = (
@@ -97,13 +111,17 @@ OUTBOX_FILE = (
 )
 """One room in several modules: the file, its tables, a damaged file, a worker, sweeping, and the outbox itself."""
 
+REDIS_OUTBOX = ("_redis", "outbox._redis_scripts", "outbox._redis_worker", "outbox.redis")
+"""Likewise: the connection, what Redis does, a worker, and the outbox itself."""
+
 NEIGHBOURS = {
     ("edge.protocol", "edge.transport"),  # the protocol of its own row
     ("edge.state", "edge.protocol"),  # what an answer hands back
     ("outbox.base", "stores.base"),  # whose an event is, in the words of the stores
     ("outbox._admission", "outbox.base"),  # as above
     ("stores.sqlite", "_database"),  # one room in two modules: what is kept, and how a file is used
-    *((upper, lower) for lower, upper in combinations(OUTBOX_FILE, 2)),
+    ("stores.redis", "_redis"),  # as above, in Redis
+    *((upper, lower) for room in (OUTBOX_FILE, REDIS_OUTBOX) for lower, upper in combinations(room, 2)),
 }
 
 DOORS = ["__main__", "cli", "devserver", "samples", "testing"]
@@ -112,9 +130,11 @@ DOORS = ["__main__", "cli", "devserver", "samples", "testing"]
 HOMES = {
     "aiohttp": ("edge._aiohttp",),
     "certifi": ("edge._aiohttp",),
+    "fastapi": ("fastapi",),
     "httpx": ("edge._httpx",),
     "orjson": ("_json",),
     "pydantic": ("settings",),
+    "redis": ("_redis", "outbox._redis_worker", "outbox.redis", "stores.redis"),
     "platformdirs": ("stores.sqlite",),
     "starlette": ("devserver",),
     "uvicorn": ("devserver",),

@@ -1,0 +1,221 @@
+"""What an HTTP request says about its visitor, as XDM: the page, the browser, and a refusal in its headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, quote, urlsplit
+
+__all__ = ["Network", "RequestHeaders", "client_address", "parse_networks", "request_context"]
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+
+MAX_URL = 2_048
+MAX_USER_AGENT = 512
+MAX_HINT = 128
+MAX_HOPS = 32
+
+_LANGUAGE = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,7}")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+_HINTS = {
+    b"sec-ch-ua-arch": "architecture",
+    b"sec-ch-ua-bitness": "bitness",
+    b"sec-ch-ua-model": "model",
+    b"sec-ch-ua-platform-version": "platformVersion",
+}
+
+# RFC 3986: what may stand in a path besides letters and digits; "%" begins an escape that is there already.
+_PATH = "!$%&'()*+,-./:;=@_~"
+
+
+class RequestHeaders:
+    """The headers of a request.
+
+    Args:
+        headers: names in lower case and values, as ASGI has them.
+    """
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._all = tuple(headers)
+
+    @cached_property
+    def _first(self) -> dict[bytes, bytes]:
+        return dict(reversed(self._all))
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Return the values of every header of this name."""
+        return [value for key, value in self._all if key == name]
+
+    def get(self, name: bytes) -> str:
+        """Return a header's value; empty where there is none, or where it holds what a person cannot read."""
+        value = self._first.get(name, b"").decode("latin-1").strip(" \t")
+        return value if value.isprintable() else ""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the browser says for its person that nothing be collected.
+
+        Source: Global Privacy Control, section 3.1: ``Sec-GPC: 1``; Tracking Preference Expression (DNT): ``DNT: 1``.
+        """
+        return any(value.strip() == b"1" for name in (b"sec-gpc", b"dnt") for value in self.all(name))
+
+    @property
+    def is_page(self) -> bool:
+        """Whether a page is asked for, and not something that a page asks for.
+
+        Source: Fetch Metadata: ``Sec-Fetch-Mode: navigate``. A browser without it asks for HTML.
+        """
+        mode = self.get(b"sec-fetch-mode")
+        return mode == "navigate" if mode else "text/html" in self.get(b"accept")
+
+
+def request_context(
+    scope: Mapping[str, Any], *, proxies: Sequence[Network] = (), tell_address: bool = False
+) -> dict[str, Any]:
+    """Return what a request says about its visitor, for the ``xdm`` of events.
+
+    A page request is about its own URL, and ``Referer`` is where the visitor came from. A call that a page makes is
+    about that page, which ``Referer`` names.
+
+    Args:
+        scope: of ASGI, ``http`` or ``websocket``.
+        proxies: whose ``X-Forwarded-Proto`` and ``X-Forwarded-For`` count.
+        tell_address: whether the visitor's address is told, which is personal data.
+
+    Returns:
+        ``{"environment": …, "web": …}``; what is not known, too long or malformed is not there.
+
+    Source: XDM, field groups environment and web; Adobe's Server SDK takes ``Referer`` as the page of a call.
+    """
+    headers = RequestHeaders(scope["headers"])
+    address = client_address(scope, proxies) if tell_address else None
+    environment = {"type": "browser", "browserDetails": _browser(headers), **_address(address)}
+    return _filled({"environment": environment, "web": _web(headers, _request_url(scope, headers, proxies))})
+
+
+def client_address(scope: Mapping[str, Any], proxies: Sequence[Network]) -> Address | None:
+    """Return the visitor's address; None when it is not known for certain.
+
+    ``X-Forwarded-For`` is believed only when one of ``proxies`` has sent it, and read from the right: each proxy adds the
+    address that it was called from, and the first that is no proxy is the visitor's. What stands left of it, anybody
+    may have written.
+
+    Args:
+        scope: of ASGI.
+        proxies: whose word counts.
+    """
+    if not _is_from(scope, proxies):
+        return _peer(scope)
+    hops = b",".join(RequestHeaders(scope["headers"]).all(b"x-forwarded-for")).decode("latin-1").split(",")
+    for hop in hops[: -MAX_HOPS - 1 : -1]:
+        address = _parse_address(hop.strip(" \t"))
+        if address is None or not _within(address, proxies):
+            return address
+    return None
+
+
+def parse_networks(proxies: Iterable[str]) -> tuple[Network, ...]:
+    """Read addresses and networks such as ``10.0.0.0/8``.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+    return tuple(ip_network(proxy, strict=False) for proxy in proxies)
+
+
+def _web(headers: RequestHeaders, url: str) -> dict[str, Any]:
+    referer = _page_url(headers.get(b"referer"))
+    if headers.is_page:
+        return {"webPageDetails": {"URL": _page_url(url)}, "webReferrer": {"URL": referer}}
+    return {"webPageDetails": {"URL": referer}}
+
+
+def _request_url(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
+    host, scheme = headers.get(b"host"), _SCHEMES.get(scope.get("scheme", "http"), "")
+    forwarded = headers.get(b"x-forwarded-proto").rpartition(",")[2].strip(" \t")
+    if forwarded in {"http", "https"} and _is_from(scope, proxies):
+        scheme = forwarded
+    if not _HOST.fullmatch(host):
+        return ""
+    path = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
+    query = scope.get("query_string", b"").decode("latin-1")
+    url = f"{scheme}://{host}{quote(path.partition(b'?')[0], safe=_PATH)}"
+    return f"{url}?{query}" if query else url
+
+
+def _page_url(url: str) -> str:
+    """Return an address as it may be told: without a password and a fragment; empty when it is none.
+
+    One that is too long loses its query, and is left out when it is still too long: half of it would be another page.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(parts.netloc) or not url.isprintable():
+        return ""
+    whole = SplitResult(parts.scheme, parts.netloc, parts.path, parts.query, "").geturl()
+    if len(whole) > MAX_URL:
+        whole = whole.partition("?")[0]
+    return whole if len(whole) <= MAX_URL else ""
+
+
+def _browser(headers: RequestHeaders) -> dict[str, Any]:
+    language = headers.get(b"accept-language").partition(",")[0].partition(";")[0].strip(" \t")
+    hints: dict[str, Any] = {field: _text_hint(headers.get(name)) for name, field in _HINTS.items()}
+    wow64 = {"?1": True, "?0": False}.get(headers.get(b"sec-ch-ua-wow64"))
+    return {
+        "userAgent": headers.get(b"user-agent")[:MAX_USER_AGENT],
+        "acceptLanguage": language if _LANGUAGE.fullmatch(language) else "",
+        "userAgentClientHints": hints if wow64 is None else {**hints, "wow64": wow64},
+    }
+
+
+def _text_hint(value: str) -> str:
+    """Read a string as structured headers write it, between quotes. Source: RFC 8941, section 3.3.3."""
+    if len(value) > MAX_HINT or not re.fullmatch(r'"([^"\\]|\\["\\])*"', value):
+        return ""
+    return re.sub(r"\\(.)", r"\1", value[1:-1])
+
+
+def _address(address: Address | None) -> dict[str, str]:
+    return {} if address is None else {f"ipV{address.version}": str(address)}
+
+
+def _filled(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is empty, inside first."""
+    inner = {name: _filled(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: value for name, value in inner.items() if value not in ("", {})}
+
+
+def _peer(scope: Mapping[str, Any]) -> Address | None:
+    client = scope.get("client")
+    return _parse_address(str(client[0])) if client else None
+
+
+def _is_from(scope: Mapping[str, Any], networks: Sequence[Network]) -> bool:
+    peer = _peer(scope) if networks else None
+    return peer is not None and _within(peer, networks)
+
+
+def _within(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _parse_address(text: str) -> Address | None:
+    """Read an address, with or without a port; one of IPv4 that is written as IPv6 is one of IPv4."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](:\d{1,5})?|([0-9.]+):\d{1,5}", text)
+    if match is not None:
+        text = match[1] or match[3]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
