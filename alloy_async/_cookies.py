@@ -161,7 +161,7 @@ class BrowserCookies:
         return sorted(name for name in self.names if name != names.choice and not names.is_preference(name))
 
 
-def read_cookies(headers: Iterable[bytes], names: CookieNames) -> BrowserCookies:
+def read_cookies(headers: Sequence[bytes], names: CookieNames) -> BrowserCookies:
     """Read an organisation's cookies out of the ``Cookie`` headers of a request; never raises.
 
     However long a header is, it is read to its end, since a refusal may stand there; what is kept of it is bounded:
@@ -172,6 +172,8 @@ def read_cookies(headers: Iterable[bytes], names: CookieNames) -> BrowserCookies
         names: of the organisation.
     """
     found: dict[str, list[str | None]] = {}
+    if not headers:  # as with each first request
+        return BrowserCookies()
     for name, raw in _pairs(headers):
         if name.startswith(names.prefix) or name in {names.choice, names.fpid}:
             found.setdefault(name, []).append(_decode(raw))

@@ -11,7 +11,7 @@ from ._clock import iso_timestamp
 from ._json import Unfit, encode, normalise, take, write
 from ._version import LIBRARY, __version__
 
-__all__ = ["IDENTITY_ROOM", "EventParts", "build_event", "rebuild_event", "with_identity"]
+__all__ = ["IDENTITY_ROOM", "EventContext", "EventParts", "build_event", "rebuild_event", "with_identity"]
 
 IMPLEMENTATION = {"name": LIBRARY, "version": __version__, "environment": "server"}
 
@@ -39,6 +39,10 @@ _OPENED = b'%b"implementationDetails":%b' % (
 """How an event begins whose xdm says nothing of these details itself."""
 
 
+class EventContext(dict[str, Any]):
+    """What lies under a visitor's events: XDM that holds nothing but what JSON can hold, and that nobody changes."""
+
+
 class EventParts(NamedTuple):
     """One event, ready to wait.
 
@@ -64,7 +68,7 @@ def build_event(
     new_id: str,
     local_time: bool = False,
     one_primary: bool = False,
-    context: Mapping[str, Any] | None = None,
+    context: EventContext | None = None,
 ) -> EventParts:
     """Take the snapshot of an event.
 
@@ -80,7 +84,7 @@ def build_event(
         new_id: the event's id unless the caller gave one.
         local_time: whether to add ``placeContext`` from this process's time zone.
         one_primary: whether an identity map of the caller's must have exactly one primary identity, as v2 wants it.
-        context: what is known of the visitor's page and browser, a snapshot; object by object the caller's xdm wins.
+        context: what is known of the visitor's page and browser; object by object the caller's xdm wins.
 
     Raises:
         Unfit: something cannot be sent; its path says where.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._consent._rules import Purposes, parse_choice
-from ._event import build_event
+from ._event import EventContext, build_event
 from ._futures import CommandFuture, FailureLog
 from ._json import Unfit
 from .edge.protocol import EventResult
@@ -33,7 +33,7 @@ class PersonalCommands:
 
     __slots__ = ()
 
-    _context: Mapping[str, Any] | None = None
+    _context: EventContext | None = None
     """XDM that is merged under each event."""
 
     _client_state: ClientState | None = None

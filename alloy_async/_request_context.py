@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, quote, urlsplit
+
+from ._event import EventContext
 
 __all__ = ["Network", "RequestHeaders", "client_address", "parse_networks", "request_context"]
 
@@ -29,6 +31,10 @@ _HINTS = {
     b"sec-ch-ua-model": "model",
     b"sec-ch-ua-platform-version": "platformVersion",
 }
+
+_BROWSER_HEADERS = (b"user-agent", b"accept-language", b"sec-ch-ua-wow64", *_HINTS)
+_SIGNALS = (b"sec-gpc", b"dnt")
+_WOW64 = {"?1": True, "?0": False}
 
 # RFC 3986: what may stand in a path besides letters and digits; "%" begins an escape that is there already.
 _PATH = "!$%&'()*+,-./:;=@_~"
@@ -54,8 +60,13 @@ class RequestHeaders:
 
     def get(self, name: bytes) -> str:
         """Return a header's value; empty where there is none, or where it holds what a person cannot read."""
-        value = self._first.get(name, b"").decode("latin-1").strip(" \t")
-        return value if value.isprintable() else ""
+        value = self._first.get(name)
+        return _readable(value) if value else ""
+
+    def of_the_browser(self) -> tuple[bytes, ...]:
+        """Return what the browser says of itself, in the order of ``_BROWSER_HEADERS``."""
+        first = self._first
+        return tuple([first.get(name, b"") for name in _BROWSER_HEADERS])
 
     @property
     def refuses(self) -> bool:
@@ -63,7 +74,7 @@ class RequestHeaders:
 
         Source: Global Privacy Control, section 3.1: ``Sec-GPC: 1``; Tracking Preference Expression (DNT): ``DNT: 1``.
         """
-        return any(value.strip() == b"1" for name in (b"sec-gpc", b"dnt") for value in self.all(name))
+        return any(value.strip() == b"1" for name, value in self._all if name in _SIGNALS)
 
     @property
     def is_page(self) -> bool:
@@ -76,8 +87,12 @@ class RequestHeaders:
 
 
 def request_context(
-    scope: Mapping[str, Any], *, proxies: Sequence[Network] = (), tell_address: bool = False
-) -> dict[str, Any]:
+    scope: Mapping[str, Any],
+    headers: RequestHeaders | None = None,
+    *,
+    proxies: Sequence[Network] = (),
+    tell_address: bool = False,
+) -> EventContext:
     """Return what a request says about its visitor, for the ``xdm`` of events.
 
     A page request is about its own URL, and ``Referer`` is where the visitor came from. A call that a page makes is
@@ -85,6 +100,7 @@ def request_context(
 
     Args:
         scope: of ASGI, ``http`` or ``websocket``.
+        headers: of the request, where they have been read already.
         proxies: whose ``X-Forwarded-Proto`` and ``X-Forwarded-For`` count.
         tell_address: whether the visitor's address is told, which is personal data.
 
@@ -93,10 +109,16 @@ def request_context(
 
     Source: XDM, field groups environment and web; Adobe's Server SDK takes ``Referer`` as the page of a call.
     """
-    headers = RequestHeaders(scope["headers"])
+    headers = RequestHeaders(scope["headers"]) if headers is None else headers
+    browser = _browser(headers.of_the_browser())
+    environment: dict[str, Any] = {"type": "browser"}
+    if browser:
+        environment["browserDetails"] = browser
     address = client_address(scope, proxies) if tell_address else None
-    environment = {"type": "browser", "browserDetails": _browser(headers), **_address(address)}
-    return _filled({"environment": environment, "web": _web(headers, _request_url(scope, headers, proxies))})
+    if address is not None:
+        environment[f"ipV{address.version}"] = str(address)
+    web = _web(headers, _request_url(scope, headers, proxies) if headers.is_page else None)
+    return EventContext(environment=environment, web=web) if web else EventContext(environment=environment)
 
 
 def client_address(scope: Mapping[str, Any], proxies: Sequence[Network]) -> Address | None:
@@ -129,11 +151,12 @@ def parse_networks(proxies: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ip_network(proxy, strict=False) for proxy in proxies)
 
 
-def _web(headers: RequestHeaders, url: str) -> dict[str, Any]:
+def _web(headers: RequestHeaders, url: str | None) -> dict[str, Any]:
+    """Return the page: the one that is asked for, or for a call, where ``url`` is None, the one that makes it."""
     referer = _page_url(headers.get(b"referer"))
-    if headers.is_page:
-        return {"webPageDetails": {"URL": _page_url(url)}, "webReferrer": {"URL": referer}}
-    return {"webPageDetails": {"URL": referer}}
+    page, origin = (referer, "") if url is None else (_page_url(url), referer)
+    web = {"webPageDetails": {"URL": page}} if page else {}
+    return {**web, "webReferrer": {"URL": origin}} if origin else web
 
 
 def _request_url(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
@@ -154,6 +177,8 @@ def _page_url(url: str) -> str:
 
     One that is too long loses its query, and is left out when it is still too long: half of it would be another page.
     """
+    if not url:
+        return ""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -166,15 +191,26 @@ def _page_url(url: str) -> str:
     return whole if len(whole) <= MAX_URL else ""
 
 
-def _browser(headers: RequestHeaders) -> dict[str, Any]:
-    language = headers.get(b"accept-language").partition(",")[0].partition(";")[0].strip(" \t")
-    hints: dict[str, Any] = {field: _text_hint(headers.get(name)) for name, field in _HINTS.items()}
-    wow64 = {"?1": True, "?0": False}.get(headers.get(b"sec-ch-ua-wow64"))
-    return {
-        "userAgent": headers.get(b"user-agent")[:MAX_USER_AGENT],
+def _readable(value: bytes) -> str:
+    text = value.decode("latin-1").strip(" \t")
+    return text if text.isprintable() else ""
+
+
+@lru_cache(maxsize=1_024)
+def _browser(headers: tuple[bytes, ...]) -> dict[str, Any]:
+    """Describe a browser by its headers, in the order of ``_BROWSER_HEADERS``; many visitors have the same one."""
+    agent, languages, wow64, *hints = map(_readable, headers)
+    language = languages.partition(",")[0].partition(";")[0].strip(" \t")
+    details: dict[str, Any] = {
+        "userAgent": agent[:MAX_USER_AGENT],
         "acceptLanguage": language if _LANGUAGE.fullmatch(language) else "",
-        "userAgentClientHints": hints if wow64 is None else {**hints, "wow64": wow64},
     }
+    told: dict[str, Any] = dict(zip(_HINTS.values(), map(_text_hint, hints), strict=True))
+    told = {field: hint for field, hint in told.items() if hint}
+    if wow64 in _WOW64:
+        told["wow64"] = _WOW64[wow64]
+    known = {field: text for field, text in details.items() if text}
+    return {**known, "userAgentClientHints": told} if told else known
 
 
 def _text_hint(value: str) -> str:
@@ -182,16 +218,6 @@ def _text_hint(value: str) -> str:
     if len(value) > MAX_HINT or not re.fullmatch(r'"([^"\\]|\\["\\])*"', value):
         return ""
     return re.sub(r"\\(.)", r"\1", value[1:-1])
-
-
-def _address(address: Address | None) -> dict[str, str]:
-    return {} if address is None else {f"ipV{address.version}": str(address)}
-
-
-def _filled(fields: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is empty, inside first."""
-    inner = {name: _filled(value) if isinstance(value, dict) else value for name, value in fields.items()}
-    return {name: value for name, value in inner.items() if value not in ("", {})}
 
 
 def _peer(scope: Mapping[str, Any]) -> Address | None:

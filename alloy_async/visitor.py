@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._consent._rules import Choice, Purposes, parse_choice
+from ._event import EventContext
 from ._futures import CommandFuture, FailureLog
 from ._json import Unfit, normalise
 from ._personal import PersonalCommands, as_alloy_error
@@ -166,11 +167,11 @@ class Visitor(PersonalCommands):
     def _meet(self, engine: Engine) -> VisitorState:
         """Return what belongs to the visitor, who has said what is said now."""
         person = engine.passing_visitor() if self._key is None else engine.visitors.get(self._key)
-        person.meet(self._fpid, self._ecid)
         if self._client_state is not None:
             person.meet_hint(_hint(self._client_state))
         if self._said is not None and engine.settings.opt_in_enabled:
             self._tell(engine, person, *self._said)
+        person.meet(self._fpid, self._ecid)  # after that: a refusal forgets whom it concerns
         return person
 
     def _choose(self, engine: Engine, wish: Wish, future: CommandFuture[Any]) -> None:
@@ -214,13 +215,15 @@ def _check_id(value: object, pattern: re.Pattern[str], name: str, what: str) -> 
     return value
 
 
-def _check_context(context: object) -> dict[str, Any]:
+def _check_context(context: object) -> EventContext:
+    if isinstance(context, EventContext):
+        return context
     try:
         snapshot = normalise(context, "context")
     except Unfit as unfit:
         problem = as_alloy_error("visitor", unfit)
     else:
         if isinstance(snapshot, dict):
-            return snapshot
+            return EventContext(snapshot)
         problem = InvalidCommand("visitor", "must be an object in XDM.", path="context")
     raise problem
