@@ -328,8 +328,9 @@ class Engine:
         return commands
 
     def _refused_elsewhere(self, visitor: VisitorKey) -> None:
+        """Take note of a refusal; where nobody is asked, as in a relay, the outbox alone says what may be sent."""
         state = self._find(visitor)
-        if state is not None:
+        if state is not None and self.settings.opt_in_enabled:
             state.refused_elsewhere()
 
     async def _erase_what_was_refused(self) -> None:
@@ -415,8 +416,10 @@ class Engine:
         await self._close_gates()
         self._household.patience.stop()
         await cancel_all(self._household.tasks)
-        for state in self._everybody():
+        for number, state in enumerate(self._everybody()):
             await state.stop()
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
         if self._keeper is not None:
             await self._within(RELEASE_TIME, self._keeper.finish())
         await self._courier.stop()

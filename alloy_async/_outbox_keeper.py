@@ -73,7 +73,6 @@ class OutboxKeeper:
     ) -> None:
         self._ledger = ledger
         self._hands_over = hands_over
-        self._must_open = False
         self._rests_until = 0.0
         self._outbox = outbox
         self._limits = limits
@@ -203,7 +202,6 @@ class OutboxKeeper:
         group = self._group = _wanted(gathered)
         ended, self._ended = self._ended, []
         try:
-            await self._open_again()
             stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
         except asyncio.CancelledError:
             # It may still be carried out: what it held must neither be forgotten nor repeated.
@@ -221,24 +219,15 @@ class OutboxKeeper:
         return True
 
     async def _hand_over(self) -> None:
-        """Leave what is stored to others: a worker that begins anew has nothing.
-
-        The epoch stays the one up to which it is known here who refused; the next write tells who refused since.
-        """
+        """Leave what is stored to others, and what has ended meanwhile to nobody."""
         try:
-            if self._ended:  # while they are still this worker's
+            if self._ended:  # while it is still this worker's
                 ended, self._ended = self._ended, []
                 await self._outbox.write([], ended, epoch=self._epoch)
-            self._must_open = True
-            await self._open_again()
+            await self._outbox.release()
         except Exception as raised:  # noqa: BLE001 - as above
-            error = _as_outbox_error("open", raised)
-            self._logger.warning("%s; it is opened again with what comes next", error)
-
-    async def _open_again(self) -> None:
-        if self._must_open:
-            await self._outbox.open()
-            self._must_open = False
+            error = _as_outbox_error("write", raised)
+            self._logger.warning("%s; what is stored is left to others a little later", error)
 
     def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
         # What outlives the process goes by the wall clock.
@@ -262,8 +251,10 @@ class OutboxKeeper:
 
     def _turned_away(self, command: EventCommand, stored: Stored) -> None:
         if command.visitor.key in stored.refused:
+            # Perhaps before a yes that is known here; that is found out, and until then it waits at the gate.
             self.look()
-            command.fail(ConsentDeclined(command.name))
+            self._on_refused(command.visitor.key)
+            command.visitor.gate.readmit([command])
         else:
             bound = stored.bound or "max_queued"
             command.fail(OutboxFull(command.name, bound, self._limits[bound]))
@@ -326,6 +317,9 @@ class OutboxKeeper:
             if command is not None:
                 self._ledger.stored -= 1
                 command.key = GONE
+                if command.visitor.key in changes.refused and command.stage == "queued":
+                    command.visitor.withdraw(command)
+                    command.fail(ConsentDeclined(command.name))  # it was there when the refusal erased
                 self.end_if_gone(command)
         # Those that others can still speak of come after this epoch.
         self._erased = {visitor: epoch for visitor, epoch in self._erased.items() if epoch > changes.epoch}
@@ -381,11 +375,11 @@ class OutboxKeeper:
 
     async def _claim(self) -> None:
         try:
-            await self._open_again()
             if not await self._outbox.renew():
                 self.look()
             if self._hands_over:
                 self._left = frozenset()
+                await self._hand_over()
             else:
                 await self._expire()
                 await self._take_over()

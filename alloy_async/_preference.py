@@ -133,7 +133,11 @@ class PreferenceKeeper:
             refused: whether there was a refusal or a forgetting in between, even if the store says yes now: then what
                 was called before it is never sent. None: nobody knows.
         """
-        if ticket != self._ticket or not self.is_settled or self._is_known(preference):
+        if ticket != self._ticket or not self.is_settled:
+            return
+        if preference is not None and self.knows(preference):
+            if self._gate.purposes == "pending":  # it was in doubt, or has expired
+                self._apply(preference)
             return
         if self._was_refused(preference, refused=refused):
             self._gate.forget()
@@ -142,13 +146,9 @@ class PreferenceKeeper:
         elif not self._asked and self._gate.purposes == "pending":
             self._gate.choose("all")
 
-    def _is_known(self, preference: Preference | None) -> bool:
-        """Return whether it is the choice that holds here already: news of one's own choice come back too."""
-        return (
-            preference is not None
-            and preference.chosen_at == self.chosen_at
-            and preference.purposes == self._gate.purposes
-        )
+    def knows(self, preference: Preference) -> bool:
+        """Return whether it is the choice that is known here already: news of one's own choices come back too."""
+        return preference.chosen_at == self.chosen_at
 
     def _was_refused(self, preference: Preference | None, *, refused: bool | None) -> bool:
         """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
@@ -179,11 +179,15 @@ class PreferenceKeeper:
         self._narrow(wish)
         self._start()
 
+    async def written(self) -> None:
+        """Wait until nothing is being written: what is read meanwhile may be what was there before."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
     async def finish(self) -> None:
         """Finish what is being written, and try once more what could not be written."""
         self._try_again()
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        await self.written()
 
     async def stop(self) -> None:
         """Stop writing; say so when a refusal is not written."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._clock import Cancellable, Clock, Ids
 from ._commands import EventCommand, GatedCall
-from ._consent._opt_in import OptInState
+from ._consent._opt_in import OptInState, SharedOptInState
 from ._consent._room import ParkingRoom
 from ._consent._rules import Choice, Purposes, Verdict
 from ._courier import Courier
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Household", "VisitorState"]
 
+
+NEVER_SENT = -1
+"""An epoch that is never the gate's."""
 
 READ_AGAIN = 1.0
 """Seconds after which a choice is read again that could not be read."""
@@ -140,6 +143,7 @@ class VisitorState:
     __slots__ = (
         "__weakref__",
         "_acquiring",
+        "_consents_since",
         "_courier",
         "_curious",
         "_departing",
@@ -151,6 +155,7 @@ class VisitorState:
         "_given",
         "_household",
         "_keeps_identity",
+        "_last_called",
         "_leaving",
         "_one_primary",
         "_reading",
@@ -194,7 +199,7 @@ class VisitorState:
         self.logger = household.logger
         self.patience = patience
         self.identity = Identity()
-        self.gate = OptInState.of_many(
+        self.gate: OptInState = SharedOptInState(
             room=household.room,
             max_parked=max_parked,
             parked_ttl=parked_ttl,
@@ -215,6 +220,7 @@ class VisitorState:
         self.key = key
         self.is_kept = is_kept
         self.newest_in_line = 0
+        self._last_called = self._consents_since = 0
         self.used_at = 0.0
         self._courier = household.courier
         self._filter = settings.on_before_event_send
@@ -272,15 +278,16 @@ class VisitorState:
             refused: whether there was a refusal in between; None: nobody knows.
         """
         self._doubt = _stronger(self._doubt, refused)
-        if self._reading is None:
+        if refused:
+            self.gate.doubt()  # until it has been read, however long that takes
+        self._stale = True  # what is being read may be what was there before
+        if self._reading is None or self._reading.done():
             self._read()
-        else:
-            self._stale = True  # what is being read may be what was there before
 
     async def read_choice(self) -> None:
         """Read the choice that is kept, unless it is known, and wait until that has been tried."""
         self.recall_choice()
-        if self._reading is not None:
+        while self._reading is not None:
             await asyncio.wait([self._reading])
 
     def tell_purposes(self, future: CommandFuture[Purposes]) -> None:
@@ -299,23 +306,37 @@ class VisitorState:
         self._reading.add_done_callback(self._has_read)
 
     async def _read_until_current(self) -> None:
-        """Read and apply; once more, when somebody has changed something meanwhile."""
+        """Read and apply; once more, when somebody has changed something meanwhile, here or elsewhere."""
         while True:
+            await self.keeper.written()
             self._stale = False
             ticket = self.keeper.ticket
             preference = await self.keeper.load()
-            if not self._stale:
+            if not self._stale and ticket == self.keeper.ticket:
                 break
         doubt, self._doubt = self._doubt, False
         epoch, known = self.gate.epoch, self.knows_choice
         self.knows_choice = True
+        if doubt is True and preference is not None and self.keeper.knows(preference):
+            self._refuse_what_came_before()
+        elif preference is not None and not self.keeper.knows(preference):
+            self._consents_since = self._last_called
         self.keeper.take(preference, ticket, refused=doubt)
         if self.gate.epoch != epoch or (known and self.gate.purposes == "none"):
             self._forget_identity()
             self._recall()
 
+    def _refuse_what_came_before(self) -> None:
+        """Refuse what was called before the yes that holds: there was a refusal before that yes, heard only now."""
+        for command in (*self.open_commands(), *self._courier.open_commands()):
+            if command.visitor is self and command.order <= self._consents_since:
+                command.epoch = NEVER_SENT
+        self._recall()
+
     def _has_read(self, task: asyncio.Task[None]) -> None:
         """Go on with what waited for the choice; a callback, since a task that is cancelled early runs nothing."""
+        if self._reading is not task:
+            return  # it has been asked again in between, and the next answer counts
         self._reading = None
         unread, self._unread_yes = self._unread_yes, None
         curious, self._curious = self._curious or (), None
@@ -331,7 +352,9 @@ class VisitorState:
                 future.resolve(self.gate.purposes)
             return
         problem = (
-            error if isinstance(error, ConsentStoreError) else ConsentStoreError("load", "the store", "internal error; please report it.")
+            error
+            if isinstance(error, ConsentStoreError)
+            else ConsentStoreError("load", "the store", "internal error; please report it.")
         )
         for future in curious:
             future.reject(copy(problem))
@@ -389,6 +412,7 @@ class VisitorState:
         """Take the visitor's choice; "pending" forgets everything. What is refused ends at once, everywhere."""
         self.knows_choice = True
         self._unread_yes = None
+        self._consents_since = self._last_called
         self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
@@ -396,16 +420,13 @@ class VisitorState:
             self._recall()
 
     def refused_elsewhere(self) -> None:
-        """Take note that the visitor declined, or was forgotten, in another process: nothing that waits may be sent.
+        """Take note that the visitor declined, or was forgotten, in another process.
 
-        What the visitor says now is read from the store; until then events wait.
+        What holds now is read from the store; until then nothing is sent. What was called before is never sent, unless it
+        was called after a yes that is known here and still holds: that yes came after the refusal.
         """
-        if self.gate.purposes != "none":  # what is said here holds
-            self.gate.forget()
-        self._forget_identity()
-        self._recall()
         self.knows_choice = False
-        self.look_again()
+        self.look_again(refused=True)
 
     def _forget_identity(self) -> None:
         self.identity.erase()
@@ -450,6 +471,7 @@ class VisitorState:
         )
         self._courier.resume()
         self.gate.admit(command)
+        self._last_called = command.order
 
     def call(
         self,

@@ -186,7 +186,8 @@ class Settings(BaseModel):
         description="Visitors that are kept in memory; of more, those go first that were not heard of for longest.",
     )
     visitor_max_parked: Count = Field(
-        100, description="Commands of one visitor that may wait for consent at once; max_parked holds for all together."
+        100,
+        description="Commands of one visitor that may wait for consent at once; max_parked holds for all together.",
     )
     visitor_parked_ttl: Seconds = Field(
         1_800.0, description="Seconds a visitor's command waits for consent before ConsentTimeout."

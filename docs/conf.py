@@ -43,9 +43,14 @@ napoleon_use_ivar = True
 napoleon_google_docstring = True
 
 # What stands in a public signature, and is nobody's business by its name.
-nitpick_ignore = [("py:class", "alloy_async.testing._clock.ArrangedCall")]
-# Starlette publishes no inventory.
-nitpick_ignore_regex = [("py:class", r"(starlette\.applications\.)?Starlette")]
+nitpick_ignore = [
+    ("py:class", "alloy_async.testing._clock.ArrangedCall"),
+    ("py:class", "alloy_async.blocking.T"),
+]
+# Starlette and FastAPI publish no inventory; App and KeyOf are of ASGI, and said in words.
+nitpick_ignore_regex = [
+    ("py:class", r"((starlette|fastapi)\.[\w.]+)|Starlette|App|KeyOf"),
+]
 
 # Drawn and listed from the code, each time.
 GENERATED = DOCS / "_generated"

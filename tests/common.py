@@ -1,8 +1,11 @@
-"""What tests import from each other's neighbourhood: ids for configure, and patience without time."""
+"""What tests import from each other's neighbourhood: ids for configure, patience without time, a store with news."""
 
 from __future__ import annotations
 
 import asyncio
+
+from alloy_async.stores import MemoryStore
+from alloy_async.stores.base import Change
 
 IDS = {"config_id": "ebebf826-a01f-4458-8cec-ef61de241c93", "ims_org_id": "ADB3LETTERSANDNUMBERS@AdobeOrg"}
 
@@ -11,3 +14,29 @@ async def settle(turns: int = 20) -> None:
     """Let the event loop take some turns, so that whatever can go on without time passing has gone on."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+class WatchedStore(MemoryStore):
+    """A store in memory that tells each who watches it what was changed."""
+
+    def __init__(self):
+        super().__init__()
+        self.watchers = []
+
+    def watch(self, heard):
+        self.watchers.append(heard)
+
+    def digest(self, key):
+        return key.visitor
+
+    def tell(self, *changes):
+        for heard in self.watchers:
+            heard(list(changes) or None)
+
+    async def save_preference(self, key, preference):
+        await super().save_preference(key, preference)
+        self.tell(Change(key.visitor, refused=preference.purposes == "none"))
+
+    async def forget(self, key):
+        await super().forget(key)
+        self.tell(Change(key.visitor, refused=True))

@@ -8,7 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol
 
 from .._clock import Cancellable, Clock, SystemClock
 from .._futures import CommandFuture, FailureLog, HomeLoop
@@ -17,7 +17,7 @@ from ..errors import AlloyClosed, AlloyError, ConsentDeclined, ConsentTimeout, I
 from ._room import ParkingRoom
 from ._rules import PURPOSES, Consent, Occurrence, Purposes, Verdict, follow, parse_choice, verdict
 
-__all__ = ["OptInState", "OptInStatistics", "Parkable"]
+__all__ = ["OptInState", "OptInStatistics", "Parkable", "SharedOptInState"]
 
 _NEVER = float("inf")
 
@@ -141,34 +141,6 @@ class OptInState:
         self._failures = failures or FailureLog(logging.getLogger("alloy_async"), self._clock)
         self._home = HomeLoop()
         self._start()
-
-    @classmethod
-    def of_many(
-        cls,
-        *,
-        room: ParkingRoom,
-        max_parked: int | None,
-        parked_ttl: float,
-        clock: Clock,
-        failures: FailureLog,
-        home: HomeLoop,
-    ) -> Self:
-        """Make one of many that share what can be shared, so that there may be very many.
-
-        Args:
-            room: how much all of them may park together.
-            max_parked: commands that may wait at this one, an option named ``visitor_max_parked``; None: as many as
-                there is room for.
-            parked_ttl: seconds a command waits before it ends with ``ConsentTimeout``.
-            clock: where time comes from.
-            failures: where a failure is counted that nobody awaited.
-            home: the event loop of all of them.
-        """
-        state = cls.__new__(cls)
-        state._max_parked, state._room, state._parked_ttl = max_parked, room, parked_ttl
-        state._clock, state._failures, state._home = clock, failures, home
-        state._start()
-        return state
 
     def _start(self) -> None:
         self._consent = Consent.PENDING
@@ -433,6 +405,40 @@ class OptInState:
             command.fail(ConsentTimeout(command.name, now - command.parked_at))
         if self._parked and self._expiry is None:  # a hook that parked something may have arranged it
             self._arrange_expiry(max(remaining, 0.0))
+
+
+class SharedOptInState(OptInState):
+    """One of very many, which share what can be shared.
+
+    Args:
+        room: how much all of them may park together.
+        max_parked: commands that may wait at this one, an option named ``visitor_max_parked``; None: as many as there is
+            room for.
+        parked_ttl: seconds a command waits before it ends with ``ConsentTimeout``.
+        clock: where time comes from.
+        failures: where a failure is counted that nobody awaited.
+        home: the event loop of all of them.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        *,
+        room: ParkingRoom,
+        max_parked: int | None,
+        parked_ttl: float,
+        clock: Clock,
+        failures: FailureLog,
+        home: HomeLoop,
+    ) -> None:
+        self._max_parked = max_parked
+        self._room = room
+        self._parked_ttl = parked_ttl
+        self._clock = clock
+        self._failures = failures
+        self._home = home
+        self._start()
 
 
 class _Waiter:

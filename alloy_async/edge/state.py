@@ -75,7 +75,7 @@ class ClientState:
             if update is not None:
                 self.updates[update.key] = update
         handles = [_handle(handle.type, handle.payload, handle.event_index) for handle in reply.handles]
-        self._answer = {"requestId": reply.request_id, "handle": handles}
+        self._answer = _finite({"requestId": reply.request_id, "handle": handles})
 
     def browser_payload(self) -> dict[str, Any]:
         """Return what a page hands to ``applyResponse`` of the browser SDK; with the newest answer, or without any."""
@@ -92,6 +92,15 @@ def _update(item: object) -> StateUpdate | None:
     age = int(max_age) if is_number and max_age is not None else None
     texts = {name: text for name, text in attrs.items() if isinstance(name, str) and isinstance(text, str)}
     return StateUpdate(item["key"], value, age, texts)
+
+
+def _finite(value: Any) -> Any:
+    """Leave out numbers that a page could not read: Python reads ``1e999`` and ``NaN``, which are no JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _handle(kind: str, payload: tuple[Any, ...], event_index: int | None) -> dict[str, Any]:

@@ -35,6 +35,7 @@ __all__ = [
     "leave",
     "prepare",
     "purge",
+    "release",
     "renew",
     "row",
     "rows",
@@ -250,6 +251,20 @@ def leave(connection: sqlite3.Connection, worker: Worker, now: float) -> None:
     with Transaction(connection):
         connection.execute("UPDATE worker SET lease_until = ? WHERE id = ?", (_LEFT, worker.id))
         _bury(connection, now)
+
+
+def release(connection: sqlite3.Connection, worker: Worker) -> None:
+    """Give all that a worker has to one that is dead."""
+    dead = Worker()
+    with Transaction(connection):
+        _attend(connection, worker)
+        connection.execute(
+            "INSERT INTO worker SELECT ?, process, ?, seen, events, size FROM worker WHERE id = ? AND events > 0",
+            (dead.id, _LEFT, worker.id),
+        )
+        connection.execute("UPDATE worker SET events = 0, size = 0 WHERE id = ?", (worker.id,))
+        connection.execute("UPDATE event SET owner = ? WHERE owner = ?", (dead.id, worker.id))
+    worker.held.clear()
 
 
 def _dead(connection: sqlite3.Connection, now: float) -> list[int]:

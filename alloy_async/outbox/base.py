@@ -149,6 +149,10 @@ class Outbox(Protocol):
         """Return the visitors that have events which belong to no living worker."""
         ...
 
+    async def release(self) -> None:
+        """Leave all of this worker's events to others at once, and go on; of these it is told nothing more."""
+        ...
+
     async def expire(self, accepted_before: float) -> int:
         """Erase events that belong to no living worker and are too old, and return how many there were.
 

@@ -114,6 +114,15 @@ class MemoryOutbox:
         self._working("read")
         return {event.visitor for one in self._others() for event in one.events.values()}
 
+    async def release(self) -> None:
+        """Leave all of this worker's events to others at once, and go on."""
+        worker = self._working("write")
+        if worker.events:
+            left = self._shelf.join(self._clock.time())
+            left.lease_until = 0.0
+            left.events, worker.events = worker.events, left.events
+        self._held.clear()
+
     async def expire(self, accepted_before: float) -> int:
         """Erase events that belong to no living worker and are too old, and return how many there were."""
         self._working("write")

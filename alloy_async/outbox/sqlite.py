@@ -89,6 +89,11 @@ class SQLiteOutbox:
         worker = await self._working("read")
         return await self._run("read", lambda file: _tables.abandoned(file, worker, self._clock.time()))
 
+    async def release(self) -> None:
+        """Leave all of this worker's events to others at once, and go on."""
+        worker = await self._working("write")
+        await self._run("write", lambda file: _tables.release(file, worker))
+
     async def expire(self, accepted_before: float) -> int:
         """Erase events that belong to no living worker and are too old, and return how many there were."""
         worker = await self._working("write")

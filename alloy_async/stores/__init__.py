@@ -1,7 +1,16 @@
-"""Where visitors' choices are kept: SQLite by default, memory, or a store of your own."""
+"""Where visitors' choices are kept: SQLite by default, memory, Redis (``stores.redis``), or a store of your own."""
 
-from .base import Choice, Preference, Store, VisitorKey
+from .base import Change, Choice, Preference, Store, VisitorKey, WatchedStore
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
-__all__ = ["Choice", "MemoryStore", "Preference", "SQLiteStore", "Store", "VisitorKey"]
+__all__ = [
+    "Change",
+    "Choice",
+    "MemoryStore",
+    "Preference",
+    "SQLiteStore",
+    "Store",
+    "VisitorKey",
+    "WatchedStore",
+]

@@ -428,6 +428,32 @@ class OutboxConformance:
         await other.claim([ANNE, *NEIGHBOURS], count=99, size=MAX_BYTES)
         _equal(sorted(await other.abandoned()), [BERT], "the others' events have a worker again")
 
+    async def test_release(self, make_outbox: MakeOutbox) -> None:
+        """A worker that leaves its events to others goes on, and has to do with them no more."""
+        one, epoch = await _opened(make_outbox)
+        other, _ = await _opened(make_outbox)
+        first = (await one.write([_event(ANNE, "a"), _event(BERT, "b")], [], epoch=epoch)).keys
+        await one.release()
+        claimed = await other.claim([ANNE, BERT], count=9, size=MAX_BYTES)
+        _equal([item.event.visitor for item in claimed], [ANNE, BERT], "others may take them at once")
+        await one.write([_event(ANNE, "c")], [key for key in first if key is not None], epoch=epoch)
+        _equal((await one.shelf()).events, 3, "and they are no longer for the one to end")
+        _equal((await one.changes(epoch)).gone, frozenset(), "nor does it hear of them")
+        await one.release()
+        await one.release()
+        _equal(len(await other.claim([ANNE], count=9, size=MAX_BYTES)), 1, "what came later likewise")
+
+    async def test_release_forgets_no_refusal(self, make_outbox: MakeOutbox) -> None:
+        """Who declined before a release is still refused after it, for a worker that has not heard of it."""
+        one, epoch = await _opened(make_outbox)
+        other, _ = await _opened(make_outbox)
+        await one.write([_event(ANNE, "a")], [], epoch=epoch)
+        await other.erase(ANNE)
+        await one.write([_event(BERT, "b")], [], epoch=epoch)
+        await one.release()
+        stored = await one.write([_event(ANNE, "c")], [], epoch=epoch)
+        _equal(stored.refused, frozenset({ANNE}), "the refusal is still known")
+
     async def test_claim_is_bounded(self, make_outbox: MakeOutbox) -> None:
         """No more than was asked for is taken over, by count and by bytes; the oldest first, whoever left them."""
         keys: list[int] = []

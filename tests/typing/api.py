@@ -21,7 +21,9 @@ from alloy_async import (
     ParkingFull,
     Settings,
     Statistics,
+    Visitor,
 )
+from alloy_async.blocking import BlockingAlloy, Outcome
 from alloy_async.edge import EdgeRequest, EdgeResponse, Transport
 from alloy_async.hooks import Delivered, Failed, Hook, Lost, Parked, Record, Refused, Released, Sending
 from alloy_async.identity import StoredIdentity
@@ -182,3 +184,19 @@ def tools(edge: RecordingEdge) -> None:
     assert_type(Settings.resolve({}), Settings)
     assert_type(Settings.resolve({}).base_url(), str)
     assert_type(alloy_async.__version__, str)
+
+
+async def many_visitors(alloy: Alloy) -> None:
+    """A view has the commands of a person, with the same types."""
+    visitor = alloy.visitor("key", purposes="all", context={"web": {}})
+    assert_type(visitor, Visitor)
+    assert_type(visitor.event(type="a"), asyncio.Future[EventResult])
+    assert_type(visitor.get_purposes(), asyncio.Future[Purposes])
+    assert_type(visitor.purposes, Purposes)
+    assert_type(visitor.browser_payload(), dict[str, Any])
+
+
+def without_a_loop(alloy: BlockingAlloy) -> None:
+    """Results, or outcomes to be asked later."""
+    assert_type(alloy.event(type="a"), Outcome[EventResult])
+    assert_type(alloy.opt_in(purposes="all"), Purposes)

@@ -60,6 +60,8 @@ ROOMS = [
     "edge._httpx",
     "outbox",
     "outbox._damage",
+    "outbox._redis_left",
+    "outbox._redis_place",
     "outbox._redis_scripts",
     "outbox._redis_worker",
     "outbox._seat",
@@ -86,7 +88,7 @@ ENGINE = [
     "_visitor",
     "_visitors",
 ]
-FACE = ["_engine", "_personal", "visitor", "_client", FRONT]
+FACE = ["_engine", "_personal", "visitor", "_client", FRONT, "blocking"]
 WEB = [
     "_cookies",
     "_request_context",
@@ -94,7 +96,6 @@ WEB = [
     "_consent_endpoint",
     "asgi",
     "fastapi",
-    "blocking",
 ]
 ROWS = [WORDS, RULES, BORDERS, ROOMS, ENGINE, FACE, WEB]
 
@@ -111,8 +112,15 @@ OUTBOX_FILE = (
 )
 """One room in several modules: the file, its tables, a damaged file, a worker, sweeping, and the outbox itself."""
 
-REDIS_OUTBOX = ("_redis", "outbox._redis_scripts", "outbox._redis_worker", "outbox.redis")
-"""Likewise: the connection, what Redis does, a worker, and the outbox itself."""
+REDIS_OUTBOX = (
+    "_redis",
+    "outbox._redis_scripts",
+    "outbox._redis_place",
+    "outbox._redis_worker",
+    "outbox._redis_left",
+    "outbox.redis",
+)
+"""Likewise: the connection, what Redis does, where, a worker, what the dead have left, and the outbox itself."""
 
 NEIGHBOURS = {
     ("edge.protocol", "edge.transport"),  # the protocol of its own row
@@ -134,7 +142,7 @@ HOMES = {
     "httpx": ("edge._httpx",),
     "orjson": ("_json",),
     "pydantic": ("settings",),
-    "redis": ("_redis", "outbox._redis_worker", "outbox.redis", "stores.redis"),
+    "redis": ("_redis",),
     "platformdirs": ("stores.sqlite",),
     "starlette": ("devserver",),
     "uvicorn": ("devserver",),

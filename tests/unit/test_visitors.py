@@ -7,7 +7,7 @@ import gc
 import json
 
 import pytest
-from common import settle
+from common import WatchedStore, settle
 from hypothesis import given, strategies as st
 
 from alloy_async import (
@@ -21,7 +21,6 @@ from alloy_async import (
 )
 from alloy_async.edge import EdgeResponse
 from alloy_async.outbox.memory import MemoryOutbox, MemoryShelf
-from alloy_async.stores import MemoryStore
 from alloy_async.stores.base import Change
 from alloy_async.testing import ManualClock, RecordingEdge
 from alloy_async.visitor import ClientState
@@ -293,7 +292,10 @@ async def test_state_goes_up_and_comes_back(alloy, edge):
     """With an event that wants an answer, and with no other; what comes back belongs to this view alone."""
     entries = [("kndctr_ORG_identity", "abc=="), ("kndctr_ORG_cluster", "or2")]
     visitor = alloy.visitor("anne", purposes="all", state=ClientState("shop.example", entries))
-    handle = {"type": "state:store", "payload": [{"key": "kndctr_ORG_cluster", "value": "va6", "maxAge": 1800}]}
+    handle = {
+        "type": "state:store",
+        "payload": [{"key": "kndctr_ORG_cluster", "value": "va6", "maxAge": 1800}],
+    }
     body = json.dumps({"requestId": "r", "handle": [handle]}).encode()
     edge.answers.append(EdgeResponse(200, {"content-type": "application/json"}, body))
     await visitor.event(type="page", view_start=True)
@@ -457,32 +459,6 @@ async def _interleave(steps):
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-class WatchedStore(MemoryStore):
-    """A store in memory that tells each who watches it what was changed."""
-
-    def __init__(self):
-        super().__init__()
-        self.watchers = []
-
-    def watch(self, heard):
-        self.watchers.append(heard)
-
-    def digest(self, key):
-        return key.visitor
-
-    def tell(self, *changes):
-        for heard in self.watchers:
-            heard(list(changes) or None)
-
-    async def save_preference(self, key, preference):
-        await super().save_preference(key, preference)
-        self.tell(Change(key.visitor, refused=preference.purposes == "none"))
-
-    async def forget(self, key):
-        await super().forget(key)
-        self.tell(Change(key.visitor, refused=True))
-
-
 @pytest.fixture
 async def two(options):
     """Two processes that share a store: two instances, with an edge each."""
@@ -610,7 +586,8 @@ async def test_a_refusal_reaches_a_relay(options, clock, edge):
         outboxes = [MemoryOutbox(shelf, clock=clock) for _ in range(2)]
         await web.configure(**options | {"outbox": outboxes[0], "relay": True})
         await relay.configure(
-            **options | {"opt_in_enabled": False, "store": "memory", "outbox": outboxes[1], "max_in_flight": 1}
+            **options
+            | {"opt_in_enabled": False, "store": "memory", "outbox": outboxes[1], "max_in_flight": 1}
         )
         for name in ("first", "anne", "bert"):
             await web.visitor(name).opt_in(purposes="all")
