@@ -176,7 +176,7 @@ class CommandFuture(asyncio.Future[T]):
             return
         if self._failures.errors_enabled:
             self.set_exception(error)
-            self.__class__ = _FailedFuture  # of the same shape
+            self.__class__ = _FailedFuture  # pyright: ignore[reportAttributeAccessIssue]  # of the same shape
             if quiet:
                 self.exception()
             return
