@@ -358,7 +358,7 @@ class Site:
         self.proxies = proxies
         self.tells_address = tells_address
         self.fpid_cookie = fpid_cookie
-        self.asks = True
+        self.asks: bool = True
         self.max_age: float = CHOICE_MAX_AGE
         self.writer: CookieWriter | None = None
         self._key = key

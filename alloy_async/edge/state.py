@@ -50,7 +50,7 @@ class ClientState:
 
     def __init__(self, domain: str, entries: Iterable[tuple[str, str]] = ()) -> None:
         self.domain = domain
-        self.entries = tuple(entries)
+        self.entries: tuple[tuple[str, str], ...] = tuple(entries)
         self.updates: dict[str, StateUpdate] = {}
         self._answer: dict[str, Any] = {}
 
