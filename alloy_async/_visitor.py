@@ -331,6 +331,7 @@ class VisitorState:
         for command in (*self.open_commands(), *self._courier.open_commands()):
             if command.visitor is self and command.order <= self._consents_since:
                 command.epoch = NEVER_SENT
+        self.gate.refuse_up_to(self._consents_since)
         self._recall()
 
     def _has_read(self, task: asyncio.Task[None]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from .._clock import Cancellable, Clock, SystemClock
 from .._futures import CommandFuture, FailureLog, HomeLoop
-from .._slices import SLICE
+from .._slices import SLICE, in_slices
 from ..errors import AlloyClosed, AlloyError, ConsentDeclined, ConsentTimeout, InvalidCommand, ParkingFull
 from ._room import ParkingRoom
 from ._rules import PURPOSES, Consent, Occurrence, Purposes, Verdict, follow, parse_choice, verdict
@@ -269,6 +269,17 @@ class OptInState:
         if not in_order:  # sorting for each slice of very many that come back in order would take seconds
             self._parked = OrderedDict(sorted(self._parked.items(), key=lambda item: item[0].order))
         self._settle_parked()
+
+    def refuse_up_to(self, order: int) -> None:
+        """Refuse what waits and was called no later than a place in the order of calls."""
+        older = [command for command in self._parked if command.order <= order]
+        in_slices(older, self._refuse_parked)
+
+    def _refuse_parked(self, command: Parkable) -> None:
+        if command in self._parked:
+            self._remove(command)
+            self._refused += 1
+            command.fail(ConsentDeclined(command.name))
 
     def leave(self, command: Parkable) -> None:
         """Forget a parked command whose caller went away."""

@@ -116,7 +116,7 @@ def litestar(record):
         }[kind]()
 
     endpoint.__annotations__ = {"request": Request, "return": Response}
-    return Litestar([get("/{kind:str}")(endpoint)], openapi_config=None)
+    return Litestar([get("/{kind:str}")(endpoint)], openapi_config=None, logging_config=None)
 
 
 def quart(record):

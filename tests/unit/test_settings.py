@@ -141,8 +141,9 @@ def test_only_two_words_are_booleans_in_the_environment(option, text):
     variable = f"ALLOY_{option.upper()}"
     error = refusal({variable: text})
     assert (error.option, variable in str(error)) == (variable, True)
-    assert getattr(resolve({variable: "true"}), option) is True
-    assert getattr(resolve({variable: "false"}), option) is False
+    durable = {"ALLOY_OUTBOX": "sqlite"}  # which one of them needs
+    assert getattr(resolve({variable: "true"} | durable), option) is True
+    assert getattr(resolve({variable: "false"} | durable), option) is False
 
 
 def test_an_empty_variable_never_leaves_the_gate_open_by_mistake():
@@ -694,7 +695,7 @@ async def test_a_refused_option_leaves_the_instance_usable(options):
         {"ca_bundle": __file__},
         {"client": object()},
         {"state_dir": "/tmp/a\0b", "store": "sqlite"},
-        {"store": "redis"},
+        {"store": "rediss"},
         {"store": object()},
         {"transport": object()},
         {"clock": 5},
@@ -721,3 +722,17 @@ async def test_keys_that_are_no_text_travel_in_the_future():
     async with Alloy() as alloy:
         with pytest.raises(ConfigurationError):
             await alloy("configure", {1: "x"})
+
+
+@pytest.mark.parametrize("option", ["store", "outbox"])
+def test_redis_needs_an_address(option):
+    """It is asked for by name, and never shown again."""
+    assert refusal({}, **{option: "redis"}).option == "redis_url"
+    settings = resolve({}, redis_url="redis://user:pass-word@redis.example", **{option: "redis"})
+    assert "pass-word" not in f"{settings!r}{settings.describe()}"
+
+
+def test_a_relay_needs_an_outbox():
+    """What is only in memory cannot be left to another process."""
+    assert refusal({}, relay=True).option == "relay"
+    assert resolve({}, relay=True, outbox="sqlite").relay
