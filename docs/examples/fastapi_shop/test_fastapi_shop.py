@@ -15,7 +15,7 @@ pytest.importorskip("multipart")  # reads the forms
 @pytest.fixture
 async def shop(edge):
     """The shop of a fresh process, in front of a development edge."""
-    import shop as module
+    import fastapi_shop as module
 
     module = importlib.reload(module)
     async with module.app.router.lifespan_context(module.app):

@@ -1,4 +1,4 @@
-"""A shop in FastAPI with a consent banner: ``uvicorn shop:app``.
+"""A shop in FastAPI with a consent banner: ``uvicorn fastapi_shop:app``.
 
 A page view is recorded when it happens, and waits until its visitor has chosen; a purchase likewise. Nothing about a visitor
 leaves the process, and no cookie but the choice is set, before there is a yes.
