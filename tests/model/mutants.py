@@ -35,8 +35,8 @@ MUTANTS = [
     Mutant(
         "1 no consent, no trace: consent is not asked again right before the wire",
         "_batch.py",
-        "        return all(gate.verdict(epoch) is Verdict.PASS for gate, epoch in self._gates())",
-        "        return True",
+        "            if command.verdict() is not Verdict.PASS:\n                return False",
+        "            pass",
     ),
     Mutant(
         "2 every command ends: what is on the wire at the end is forgotten",
@@ -47,8 +47,8 @@ MUTANTS = [
     Mutant(
         "3 in order: the line hands out the newest first",
         "_line.py",
-        "        return self._waiting.keys()",
-        "        return reversed(self._waiting)",
+        "else iter(self._waiting)",
+        "else reversed(self._waiting)",
     ),
     Mutant(
         "4 refusal reaches everywhere: a new yes revives what was refused",
@@ -65,13 +65,13 @@ MUTANTS = [
     Mutant(
         "3 in order: what an earlier start has left is overtaken",
         "_outbox_keeper.py",
-        "        if visitor in self._recovered:",
+        "        if self._left is not None and visitor not in self._left:",
         "        if True:",
     ),
     Mutant(
         "4 refusal reaches everywhere: what another process withdrew is not looked at before the wire",
         "_outbox_keeper.py",
-        "        if self.is_current and self._outbox.may_send(self._epoch):",
+        "        if self._outbox.may_send(self._epoch):",
         "        if True:",
     ),
     Mutant(
@@ -89,14 +89,14 @@ MUTANTS = [
     Mutant(
         "5 a choice is durable: the future ends although nothing was written",
         "_preference.py",
-        "                await self._store.save_preference(self._key, Preference(wish, now, now + self._max_age))",
+        "                await self._store.save_preference(self._key, preference)",
         "                pass",
     ),
     Mutant(
         "6 nothing is lost in silence: an event that finds no room is not entered in the books",
         "_ledger.py",
-        "        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1",
-        '        if outcome != "overflowed":\n            self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1',
+        "        self._outcomes[outcome] += 1",
+        '        self._outcomes[outcome] += outcome != "overflowed"',
     ),
     Mutant(
         "6 nothing is lost in silence: what is kept for the next start is erased at the end",
@@ -112,15 +112,15 @@ MUTANTS = [
     ),
     Mutant(
         "7 bounded: parking has no bound",
-        "_consent/_opt_in.py",
-        "        if len(self._parked) >= self._max_parked or self._bytes",
-        "        if self._bytes",
+        "_consent/_room.py",
+        "        if self._parked >= self._max_parked:",
+        "        if False:",
     ),
     Mutant(
         "8 one visitor is never another: two organisations share one key",
         "_engine.py",
-        "VisitorKey(settings.ims_org_id, settings.config_id)",
-        'VisitorKey("everybody", "everything")',
+        "VisitorKey(self.settings.ims_org_id, self.settings.config_id, visitor)",
+        'VisitorKey("everybody", "everything", visitor)',
     ),
 ]
 
