@@ -820,6 +820,7 @@ async def test_somebody_elses_key(server, make):
 
 async def test_no_server(make, tmp_path):
     """Where nobody answers opening fails, and closing does not."""
+    pytest.importorskip("redis")
     outbox = RedisOutbox(f"unix://:hunter2@{tmp_path / 'nothing'}")
     with pytest.raises(OutboxError) as caught:
         await outbox.open()
