@@ -602,6 +602,7 @@ def _make_keeper(
         clock=clock,
         logger=logger,
         hands_over=settings.relay,
+        waits=settings.when_outbox_fails == "wait",
     )
 
 

@@ -58,6 +58,7 @@ class OutboxKeeper:
         clock: where time comes from.
         logger: hears of what goes wrong without harm.
         hands_over: whether what is stored is left to other workers at once, who send it.
+        waits: whether events wait in memory while the outbox cannot be written, instead of failing.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class OutboxKeeper:
         clock: Clock,
         logger: logging.Logger,
         hands_over: bool = False,
+        waits: bool = False,
     ) -> None:
         self._ledger = ledger
         self._hands_over = hands_over
+        self._waits = waits
         self._rests_until = 0.0
         self._outbox = outbox
         self._limits = limits
@@ -191,7 +194,7 @@ class OutboxKeeper:
         """Write groups until nothing has gathered."""
         try:
             while self._unwritten or self._ended:
-                if not await self._write_group() and not self._unwritten:
+                if not await self._write_group() and (self._waits or not self._unwritten):
                     return
         finally:
             self._writing = None
@@ -263,6 +266,10 @@ class OutboxKeeper:
         self._ended = ended + self._ended
         if self._lazy is None:
             self._lazy = self._clock.call_later(AGAIN, self._write_ended)
+        if self._waits:
+            self._logger.warning("%s; %d events wait in memory, it is tried again", error, len(group))
+            self._unwritten = _young_enough(group, self._clock.monotonic() - self._lifetime) + self._unwritten
+            return
         for command in group:
             command.fail(copy(error))
 
@@ -478,6 +485,16 @@ def _wanted(gathered: list[EventCommand]) -> list[EventCommand]:
         else:
             visitor.gate.readmit(waiting)
     return wanted
+
+
+def _young_enough(group: list[EventCommand], too_old: float) -> list[EventCommand]:
+    """Return the events that may go on waiting; end those that have waited for too long."""
+    for command in group:
+        if command.released_at <= too_old and not command.ended:
+            command.fail(
+                OutboxError("write events in", "the outbox", "it could not be written for delivery_timeout.")
+            )
+    return [command for command in group if not command.ended]
 
 
 def _row(command: EventCommand, released_at: float) -> OutboxEvent:

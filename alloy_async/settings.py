@@ -204,6 +204,11 @@ class Settings(BaseModel):
         'kill -9), "redis" (shared by processes on several machines), the path of such a file, or an object with the '
         "Outbox protocol.",
     )
+    when_outbox_fails: Literal["refuse", "wait"] = Field(
+        "refuse",
+        description='What becomes of an event when a durable outbox cannot be written: "refuse" ends it with OutboxError; '
+        'with "wait" it waits in memory until the outbox is back, within max_queued and delivery_timeout.',
+    )
     relay: Boolean = Field(
         False,
         description="Whether released events are only stored in the outbox, for `alloy-async relay` to send.",

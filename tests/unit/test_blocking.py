@@ -320,7 +320,9 @@ def test_a_failure_that_nobody_looks_at_is_logged_once(alloy, caplog):
         alloy.event(data=float("nan"))
     gc.collect()
     alloy.close()
-    (message,) = [record.message for record in caplog.records if "InvalidCommand that nobody awaited" in record.message]
+    (message,) = [
+        record.message for record in caplog.records if "InvalidCommand that nobody awaited" in record.message
+    ]
     assert message.startswith("5 InvalidCommand that nobody awaited")
 
 

@@ -16,6 +16,7 @@ from alloy_async import (
     ConsentTimeout,
     InvalidCommand,
     NotConfigured,
+    OutboxError,
     ParkingFull,
     StillParked,
 )
@@ -601,3 +602,56 @@ async def test_a_refusal_reaches_a_relay(options, clock, edge):
         await relay.flush()
         work.cancel()
     assert edge.event_types == ["first", "bert"]
+
+
+class OutboxThatComesAndGoes(MemoryOutbox):
+    """One that cannot be written while it is down."""
+
+    down = True
+
+    async def write(self, events, ended, *, epoch):
+        if self.down:
+            raise OutboxError("write events in", "the outbox", "it is down.")
+        return await super().write(events, ended, epoch=epoch)
+
+
+@pytest.mark.parametrize("choice", ["refuse", "wait"])
+async def test_an_outbox_that_is_down(options, clock, edge, choice):
+    """Its events are refused, or wait in memory, in order, until it is back; a refusal ends those that wait."""
+    outbox = OutboxThatComesAndGoes(clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "when_outbox_fails": choice})
+        anne, bert = (alloy.visitor(name, purposes="all") for name in ("anne", "bert"))
+        events = [
+            visitor.event(type=f"{visitor.key} {number}") for number in "12" for visitor in (anne, bert)
+        ]
+        await settle()
+        if choice == "refuse":
+            assert {type(event.exception()) for event in events} == {OutboxError}
+            return
+        assert not any(event.done() for event in events)
+        await bert.opt_in(purposes="none")
+        clock.advance(1)
+        await settle()
+        outbox.down = False
+        clock.advance(1)
+        await settle()
+        assert edge.event_types == ["anne 1", "anne 2"]
+        assert {type(event.exception()) for event in events[1::2]} == {ConsentDeclined}
+
+
+async def test_nothing_waits_for_an_outbox_without_end(options, clock, edge):
+    """After delivery_timeout an event ends, and says why."""
+    outbox = OutboxThatComesAndGoes(clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(
+            **options | {"outbox": outbox, "when_outbox_fails": "wait", "delivery_timeout": 60.0}
+        )
+        event = alloy.visitor("anne", purposes="all").event(type="waits")
+        await settle()
+        for _ in range(61):
+            clock.advance(1)
+            await settle()
+        with pytest.raises(OutboxError, match="delivery_timeout"):
+            await event
+    assert not edge.requests
