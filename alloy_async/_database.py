@@ -217,7 +217,7 @@ def _open(file: _File, *, create: bool, repair: Repair | None) -> sqlite3.Connec
     try:
         return _connect(file, create=create)
     except sqlite3.DatabaseError as error:
-        if repair is None or not is_damage(error):
+        if repair is None or not (is_damage(error) or _lost_its_file(error)):
             raise
     repair(file.path)
     return _connect(file, create=create)
@@ -387,6 +387,11 @@ def is_damage(error: sqlite3.Error) -> bool:
     if code is not None:
         return code & 0xFF in _DAMAGE_CODES  # the rest is detail
     return any(sign in str(error) for sign in _DAMAGE_SIGNS)
+
+
+def _lost_its_file(error: sqlite3.Error) -> bool:
+    """Return whether an error while opening may come of another process that has just set the damaged file aside."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
 
 
 def describe(error: Exception, *, damage: str) -> str:
