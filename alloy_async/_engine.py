@@ -121,6 +121,7 @@ class Engine:
             failures=failures,
             logger=logger,
             home=home,
+            erases=self._keeper is not None,
         )
         self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
         self.visitor.knows_choice = True  # start reads it
@@ -246,7 +247,7 @@ class Engine:
             if state is None and change.visitor == self._digest:
                 state = self.visitor
             if state is not None and (state.knows_choice or change.refused or len(state.gate)):
-                state.look_again(refused=change.refused)
+                state.hear_of_change(refused=change.refused)
 
     def refuse_all(self) -> None:
         """End what waits for a ``configure`` that has failed; harmless when called twice."""
@@ -556,6 +557,7 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
             "write",
             "claim",
             "abandoned",
+            "release",
             "expire",
             "renew",
             "may_send",

@@ -90,6 +90,7 @@ class OutboxKeeper:
         self._unwritten: list[EventCommand] = []
         self._group: list[EventCommand] = []
         self._adrift: list[EventCommand] = []
+        self._held_back: list[EventCommand] = []
         self._ended: list[int] = []
         self._mine: dict[int, EventCommand] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -180,7 +181,7 @@ class OutboxKeeper:
 
     def unwritten(self) -> list[EventCommand]:
         """Return the events that are not stored yet."""
-        return [*self._adrift, *self._group, *self._unwritten]
+        return [*self._adrift, *self._held_back, *self._group, *self._unwritten]
 
     def _write_ended(self) -> None:
         self._lazy = None
@@ -225,12 +226,19 @@ class OutboxKeeper:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
         try:
             if self._ended:  # while it is still this worker's
-                ended, self._ended = self._ended, []
-                await self._outbox.write([], ended, epoch=self._epoch)
+                await self._write_what_ended()
             await self._outbox.release()
         except Exception as raised:  # noqa: BLE001 - as above
             error = _as_outbox_error("write", raised)
             self._logger.warning("%s; what is stored is left to others a little later", error)
+
+    async def _write_what_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        try:
+            await self._outbox.write([], ended, epoch=self._epoch)
+        except BaseException:  # a cancellation too: what has ended must not be left to others
+            self._ended = ended + self._ended
+            raise
 
     def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
         # What outlives the process goes by the wall clock.
@@ -254,10 +262,10 @@ class OutboxKeeper:
 
     def _turned_away(self, command: EventCommand, stored: Stored) -> None:
         if command.visitor.key in stored.refused:
-            # Perhaps before a yes that is known here; that is found out, and until then it waits at the gate.
-            self.look()
-            self._on_refused(command.visitor.key)
-            command.visitor.gate.readmit([command])
+            # Perhaps by this worker itself, or before a yes that is known here: it is judged once that has been read.
+            self._held_back.append(command)
+            if self._again is None:
+                self.look()
         else:
             bound = stored.bound or "max_queued"
             command.fail(OutboxFull(command.name, bound, self._limits[bound]))
@@ -316,9 +324,12 @@ class OutboxKeeper:
 
     def _apply(self, changes: Changes) -> None:
         self._epoch = changes.epoch
-        for visitor, epoch in changes.refused.items():  # first: their events are gone too, and end as refused
-            if epoch > self._erased.get(visitor, 0):  # not by this worker itself
-                self._on_refused(visitor)
+        refused = {
+            visitor for visitor, epoch in changes.refused.items() if epoch > self._erased.get(visitor, 0)
+        }  # not by this worker itself
+        for visitor in refused:  # first: their events are gone too, and end as refused
+            self._on_refused(visitor)
+        self._judge_held_back(refused)
         for key in changes.gone:
             command = self._mine.pop(key, None)
             if command is not None:
@@ -330,6 +341,21 @@ class OutboxKeeper:
                 self.end_if_gone(command)
         # Those that others can still speak of come after this epoch.
         self._erased = {visitor: epoch for visitor, epoch in self._erased.items() if epoch > changes.epoch}
+
+    def _judge_held_back(self, refused: Collection[VisitorKey]) -> None:
+        """Decide about events that the outbox has turned away because their visitors have declined."""
+        held_back, self._held_back = self._held_back, []
+        for command in held_back:
+            if command.ended:
+                continue
+            if command.visitor.key not in refused:  # but by this worker itself, before they were called
+                self.put(command)
+            elif (
+                command.visitor.asks
+            ):  # in doubt now: a yes that is known here may have come after the refusal
+                command.visitor.gate.readmit([command])
+            else:
+                command.fail(ConsentDeclined(command.name))
 
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
@@ -386,7 +412,10 @@ class OutboxKeeper:
                 self.look()
             if self._hands_over:
                 self._left = frozenset()
-                await self._hand_over()
+                if (
+                    self._writing is None
+                ):  # otherwise the group hands over by itself, once it is known what is in it
+                    await self._hand_over()
             else:
                 await self._expire()
                 await self._take_over()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from copy import copy
+from math import inf
 from typing import Literal, TypeAlias
 
 from ._clock import Cancellable, Clock
@@ -40,6 +41,7 @@ class PreferenceKeeper:
 
     Attributes:
         chosen_at: seconds since 1970 of the newest choice; 0 when none is known.
+        in_doubt: whether somebody else may have refused, so that a yes opens nothing before the store was read.
     """
 
     __slots__ = (
@@ -62,6 +64,7 @@ class PreferenceKeeper:
         "_wish",
         "_written_until",
         "chosen_at",
+        "in_doubt",
     )
 
     def __init__(
@@ -94,6 +97,7 @@ class PreferenceKeeper:
         self._written_until = 0.0
         self._said_at = 0.0
         self.chosen_at = 0.0
+        self.in_doubt = False
 
     @property
     def is_settled(self) -> bool:
@@ -163,7 +167,9 @@ class PreferenceKeeper:
         self.chosen_at = preference.chosen_at
         if preference.purposes == "none":
             self._refused_until = preference.expires_at
-        self._gate.choose(preference.purposes, until=preference.expires_at)
+        # Where nobody is asked, nobody is asked again when a yes expires.
+        lasts = preference.purposes == "all" and not self._asked
+        self._gate.choose(preference.purposes, until=inf if lasts else preference.expires_at)
 
     def keep(self, wish: Wish, future: CommandFuture[Wish]) -> None:
         """Take a choice; the future ends when the newest choice is written, with that choice.
@@ -267,7 +273,7 @@ class PreferenceKeeper:
     def _conclude(self, wish: Wish, problem: ConsentStoreError | None) -> None:
         waiting, self._waiting = self._waiting, []
         # Not before it is erased: the next event would read it back.
-        if wish == "pending" and not self._asked:
+        if wish == "pending" and not self._asked and not self.in_doubt:
             self._gate.choose("all")
         if problem is None:
             self._written(wish)
@@ -285,7 +291,8 @@ class PreferenceKeeper:
         if wish == "all":
             self.chosen_at = self._said_at
             self._refused_until = 0.0
-            self._gate.choose("all", until=self._written_until)
+            if not self.in_doubt:
+                self._gate.choose("all", until=self._written_until)
 
     def _not_written(self, wish: Wish) -> None:
         # The refusal that was to be lifted stands.

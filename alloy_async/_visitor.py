@@ -80,6 +80,7 @@ class Household:
         failures: where a failure is counted that nobody awaited.
         logger: hears of what goes wrong without harm.
         home: the event loop of all of them.
+        erases: whether forgetting is told as two changes: a refusal, so that events are erased, and the forgetting.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class Household:
         failures: FailureLog,
         logger: logging.Logger,
         home: HomeLoop,
+        erases: bool,
     ) -> None:
         self.settings = settings
+        self.erases = erases
         self.store = store
         self.courier = courier
         self.ledger = ledger
@@ -149,6 +152,7 @@ class VisitorState:
         "_departing",
         "_departure",
         "_doubt",
+        "_echoes",
         "_ecid_wanted",
         "_event_room",
         "_filter",
@@ -220,7 +224,7 @@ class VisitorState:
         self.key = key
         self.is_kept = is_kept
         self.newest_in_line = 0
-        self._last_called = self._consents_since = 0
+        self._last_called = self._consents_since = self._echoes = 0
         self.used_at = 0.0
         self._courier = household.courier
         self._filter = settings.on_before_event_send
@@ -241,6 +245,11 @@ class VisitorState:
         self._departure: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
         self._ecid_wanted: list[CommandFuture[str]] | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether the visitor's consent is asked for at all."""
+        return self._household.settings.opt_in_enabled
 
     @property
     def is_settled(self) -> bool:
@@ -278,11 +287,21 @@ class VisitorState:
             refused: whether there was a refusal in between; None: nobody knows.
         """
         self._doubt = _stronger(self._doubt, refused)
+        if refused is None:
+            self._echoes = 0  # they may be among what was missed
+        if refused is not False:
+            self.keeper.in_doubt = True
         if refused:
             self.gate.doubt()  # until it has been read, however long that takes
         self._stale = True  # what is being read may be what was there before
         if self._reading is None or self._reading.done():
             self._read()
+
+    def hear_of_change(self, *, refused: bool) -> None:
+        """Take note that somebody, perhaps this process, has changed what the store says."""
+        own = refused and self._echoes > 0
+        self._echoes -= own
+        self.look_again(refused=refused and not own)
 
     async def read_choice(self) -> None:
         """Read the choice that is kept, unless it is known, and wait until that has been tried."""
@@ -299,6 +318,8 @@ class VisitorState:
         self.recall_choice()
 
     def _read(self) -> None:
+        if not self._household.is_open:
+            return
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -315,6 +336,7 @@ class VisitorState:
             if not self._stale and ticket == self.keeper.ticket:
                 break
         doubt, self._doubt = self._doubt, False
+        self.keeper.in_doubt = False
         epoch, known = self.gate.epoch, self.knows_choice
         self.knows_choice = True
         if doubt is True and preference is not None and self.keeper.knows(preference):
@@ -332,12 +354,15 @@ class VisitorState:
             if command.visitor is self and command.order <= self._consents_since:
                 command.epoch = NEVER_SENT
         self.gate.refuse_up_to(self._consents_since)
+        self._forget_identity()
         self._recall()
 
     def _has_read(self, task: asyncio.Task[None]) -> None:
         """Go on with what waited for the choice; a callback, since a task that is cancelled early runs nothing."""
-        if self._reading is not task:
-            return  # it has been asked again in between, and the next answer counts
+        if self._reading is not task:  # it has been asked again in between, and the next answer counts
+            if not task.cancelled():
+                task.exception()
+            return
         self._reading = None
         unread, self._unread_yes = self._unread_yes, None
         curious, self._curious = self._curious or (), None
@@ -351,6 +376,7 @@ class VisitorState:
                 self._hear_yes(*unread)
             for future in curious:
                 future.resolve(self.gate.purposes)
+            self._courier.wake()  # which may have passed over what waits there of this visitor
             return
         problem = (
             error
@@ -371,6 +397,7 @@ class VisitorState:
                 self.gate.forget()
             self._forget_identity()
             self._recall()
+            self._doubt = None  # what came before has been refused; what comes now waits
         elif self._doubt is None:
             self.gate.doubt()
         if self._household.is_open:
@@ -417,6 +444,7 @@ class VisitorState:
         self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
+            self._echoes += 2 if wish == "pending" and self._household.erases else 1
             self._forget_identity()
             self._recall()
 

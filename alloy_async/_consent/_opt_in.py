@@ -12,7 +12,7 @@ from typing import Protocol
 
 from .._clock import Cancellable, Clock, SystemClock
 from .._futures import CommandFuture, FailureLog, HomeLoop
-from .._slices import SLICE, in_slices
+from .._slices import SLICE
 from ..errors import AlloyClosed, AlloyError, ConsentDeclined, ConsentTimeout, InvalidCommand, ParkingFull
 from ._room import ParkingRoom
 from ._rules import PURPOSES, Consent, Occurrence, Purposes, Verdict, follow, parse_choice, verdict
@@ -20,6 +20,9 @@ from ._rules import PURPOSES, Consent, Occurrence, Purposes, Verdict, follow, pa
 __all__ = ["OptInState", "OptInStatistics", "Parkable", "SharedOptInState"]
 
 _NEVER = float("inf")
+
+_NEVER_CURRENT = -1
+"""An epoch of commands that are refused, whatever is chosen later."""
 
 # One for all gates, so that commands of several visitors have an order among themselves.
 _CALLS = itertools.count(1)
@@ -272,14 +275,10 @@ class OptInState:
 
     def refuse_up_to(self, order: int) -> None:
         """Refuse what waits and was called no later than a place in the order of calls."""
-        older = [command for command in self._parked if command.order <= order]
-        in_slices(older, self._refuse_parked)
-
-    def _refuse_parked(self, command: Parkable) -> None:
-        if command in self._parked:
-            self._remove(command)
-            self._refused += 1
-            command.fail(ConsentDeclined(command.name))
+        for command in self._parked:
+            if command.order <= order:
+                command.epoch = _NEVER_CURRENT
+        self._settle_parked()
 
     def leave(self, command: Parkable) -> None:
         """Forget a parked command whose caller went away."""
