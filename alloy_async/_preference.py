@@ -49,6 +49,7 @@ class PreferenceKeeper:
         "_clock",
         "_epoch",
         "_gate",
+        "_in_doubt",
         "_key",
         "_logger",
         "_max_age",
@@ -91,6 +92,7 @@ class PreferenceKeeper:
         self._refused_until = 0.0
         self._owed: Wish | None = None
         self._waiting: list[CommandFuture[Wish]] = []
+        self._in_doubt: list[CommandFuture[Wish]] = []
         self._task: asyncio.Task[None] | None = None
         self._retry: Cancellable | None = None
         self._retry_delay = FIRST_RETRY
@@ -185,6 +187,19 @@ class PreferenceKeeper:
         self._narrow(wish)
         self._start()
 
+    def end_doubt(self, problem: ConsentStoreError | None = None) -> None:
+        """End the futures of choices that were written while somebody else may have refused, with what holds now.
+
+        Args:
+            problem: why it cannot be told.
+        """
+        waiting, self._in_doubt = self._in_doubt, []
+        for future in waiting:
+            if problem is None:
+                future.resolve(self._gate.purposes)
+            else:
+                future.reject(copy(problem))
+
     async def written(self) -> None:
         """Wait until nothing is being written: what is read meanwhile may be what was there before."""
         while self._task is not None:
@@ -203,7 +218,7 @@ class PreferenceKeeper:
             await asyncio.wait([self._task])
         if "none" in {self._owed, self._wish}:
             self._logger.error("a refusal could not be saved before closing; it must be asked for again")
-        for future in self._waiting:
+        for future in (*self._waiting, *self._in_doubt):
             future.reject(AlloyClosed("opt_in"))
 
     def _narrow(self, wish: Wish) -> None:
@@ -279,6 +294,9 @@ class PreferenceKeeper:
             self._written(wish)
         else:
             self._not_written(wish)
+        if problem is None and wish == "all" and self.in_doubt:
+            self._in_doubt += waiting
+            return
         for future in waiting:
             if problem is None:
                 future.resolve(wish)

@@ -344,6 +344,7 @@ class VisitorState:
         elif preference is not None and not self.keeper.knows(preference):
             self._consents_since = self._last_called
         self.keeper.take(preference, ticket, refused=doubt)
+        self.keeper.end_doubt()
         if self.gate.epoch != epoch or (known and self.gate.purposes == "none"):
             self._forget_identity()
             self._recall()
@@ -383,6 +384,7 @@ class VisitorState:
             if isinstance(error, ConsentStoreError)
             else ConsentStoreError("load", "the store", "internal error; please report it.")
         )
+        self.keeper.end_doubt(problem)
         for future in curious:
             future.reject(copy(problem))
         if not task.cancelled():
