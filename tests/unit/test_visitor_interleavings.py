@@ -773,3 +773,151 @@ async def test_what_a_page_gets_is_json(alloy, edge):
     await visitor.event(type="page", view_start=True)
     (handle,) = visitor.browser_payload()["responseBody"]["handle"]
     assert json.loads(json.dumps(handle["payload"], allow_nan=False)) == [{"x": None, "y": None, "z": 1.5}]
+
+
+async def test_who_asks_nobody_heeds_what_the_outbox_turned_away(options, clock, edge):
+    """An event that the outbox refuses ends, once; it does not go round between gate and outbox."""
+    shelf = MemoryShelf()
+    async with Alloy("off") as off, Alloy("on") as on:
+        await off.configure(**options | OFF | {"outbox": MemoryOutbox(shelf, clock=clock), "store": "memory"})
+        await on.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock), "store": "memory"})
+        visitor = off.visitor("anne")
+        await visitor.event(type="before")
+        await on.visitor("anne").opt_in(purposes="none")
+        with pytest.raises(ConsentDeclined):
+            await visitor.event(type="refused elsewhere")
+    assert edge.event_types == ["before"]
+
+
+async def test_very_many_events_of_before_a_refusal(options, store, edge):
+    """All of them are refused before the gate opens again, however many slices that takes."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"store": store, "max_in_flight": 1, "visitor_max_parked": 2_000})
+        visitor = alloy.visitor("anne")
+        edge.hold()
+        events = [visitor.event(type="before") for _ in range(1_500)]
+        await visitor.opt_in(purposes="all")
+        await settle(60)
+        started = len(edge.events)
+        answer = await store.gate()
+        store.tell(Change("anne", refused=True))
+        await settle()
+        edge.release()
+        await settle(60)
+        answer.set_result(None)
+        await settle(60)
+        assert visitor.purposes == "all"
+        assert len(edge.events) == started
+        assert sum(isinstance(event.exception(), ConsentDeclined) for event in events) == 1_500 - started
+
+
+async def test_a_yes_that_is_being_written_does_not_end_a_doubt(two, store, edge, clock):
+    """Somebody else refuses while a yes is on its way to the store; nothing is sent before it is known which came last."""
+    here, there = two
+    visitor = here.visitor("anne")
+    event = visitor.event(type="waits")
+    await settle()
+    written = asyncio.get_running_loop().create_future()
+    save = store.save_preference
+
+    async def slowly(key, preference):
+        await save(key, preference)
+        await written
+
+    store.save_preference = slowly
+    choice = visitor.opt_in(purposes="all")
+    await settle()
+    del store.save_preference
+    clock.advance(1)
+    await there.visitor("anne").opt_in(purposes="none")
+    answer = await store.gate()
+    written.set_result(None)
+    await settle()
+    assert (visitor.purposes, edge.event_types) == ("pending", [])
+    answer.set_result(None)
+    with pytest.raises(ConsentDeclined):
+        await event
+    assert await choice == "none"
+
+
+async def test_events_wait_while_a_refusal_cannot_be_looked_into(two, store, edge, clock):
+    """What came before is refused; what comes now waits until the store can be read, and goes if the yes still holds."""
+    here, _ = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    await visitor.event(type="before")
+    store.fails = True
+    store.tell(Change("anne", refused=True), Change("anne", refused=True))  # one of them is another one's
+    await settle()
+    waiting = []
+    for _ in range(3):
+        clock.advance(0.6)
+        waiting.append(visitor.event(type="waits"))
+        await settle()
+    assert not any(event.done() for event in waiting)
+    store.fails = False
+    clock.advance(1.1)
+    for event in waiting:
+        await event
+    assert edge.event_types == ["before", "waits", "waits", "waits"]
+
+
+async def test_ones_own_forgetting_does_not_refuse_what_came_after_it(options, clock, edge):
+    """Also where another visitor's refusal has kept the outbox from telling the two apart."""
+    shelf = MemoryShelf()
+    async with Alloy("here") as here, Alloy("there") as there:
+        for alloy, one in ((here, edge), (there, RecordingEdge())):
+            await alloy.configure(
+                **options | {"transport": one, "outbox": MemoryOutbox(shelf, clock=clock), "parked_wait": 9e3}
+            )
+        visitor = here.visitor("anne")
+        await visitor.opt_in(purposes="all")
+        await visitor.event(type="before")
+        await there.visitor("bert").opt_in(purposes="none")
+        clock.advance(1)
+        await visitor.forget()
+        event = visitor.event(type="after")
+        clock.advance(1)
+        await visitor.opt_in(purposes="all")
+        await event
+    assert edge.event_types == ["before", "after"]
+
+
+async def test_what_was_withdrawn_is_not_left_to_a_relay(options, clock, edge):
+    """Not even where erasing it fails at first."""
+    shelf, gates = MemoryShelf(), []
+
+    class Busy(MemoryOutbox):
+        busy = False
+
+        async def write(self, events, ended, *, epoch):
+            if self.busy and not events:
+                raise OutboxError("write events in", "the outbox", "it is busy.")
+            stored = await super().write(events, ended, epoch=epoch)
+            if gates:
+                await gates.pop()
+            return stored
+
+    outbox = Busy(shelf, clock=clock)
+    async with Alloy("web") as web, Alloy("relay") as relay:
+        await web.configure(**options | {"outbox": outbox, "relay": True})
+        await relay.configure(
+            **options | OFF | {"store": "memory", "outbox": MemoryOutbox(shelf, clock=clock)}
+        )
+        visitor = web.visitor("anne")
+        await visitor.opt_in(purposes="all")
+        gates.append(asyncio.get_running_loop().create_future())
+        gate, outbox.busy = gates[0], True
+        withdrawn = visitor.event(type="withdrawn")
+        await settle()
+        withdrawn.cancel()
+        gate.set_result(None)
+        await settle()
+        outbox.busy = False
+        await visitor.event(type="kept")
+        work = asyncio.create_task(relay.relay(every=0.0))
+        while not edge.events:
+            await asyncio.sleep(0)
+        await relay.flush()
+        work.cancel()
+    assert edge.event_types == ["kept"]
