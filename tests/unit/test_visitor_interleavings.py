@@ -864,21 +864,32 @@ async def test_events_wait_while_a_refusal_cannot_be_looked_into(two, store, edg
 
 async def test_ones_own_forgetting_does_not_refuse_what_came_after_it(options, clock, edge):
     """Also where another visitor's refusal has kept the outbox from telling the two apart."""
-    shelf = MemoryShelf()
+    shelf, looks = MemoryShelf(), []
+
+    class SlowToLook(MemoryOutbox):
+        async def renew(self):
+            if looks:
+                await looks[0]
+            return await super().renew()
+
     async with Alloy("here") as here, Alloy("there") as there:
-        for alloy, one in ((here, edge), (there, RecordingEdge())):
-            await alloy.configure(
-                **options | {"transport": one, "outbox": MemoryOutbox(shelf, clock=clock), "parked_wait": 9e3}
-            )
+        for alloy, one, kind in ((here, edge, SlowToLook), (there, RecordingEdge(), MemoryOutbox)):
+            outbox = kind(shelf, clock=clock)
+            await alloy.configure(**options | {"transport": one, "outbox": outbox, "parked_wait": 9e3})
         visitor = here.visitor("anne")
         await visitor.opt_in(purposes="all")
         await visitor.event(type="before")
+        await settle()
         await there.visitor("bert").opt_in(purposes="none")
+        looks.append(asyncio.get_running_loop().create_future())
         clock.advance(1)
         await visitor.forget()
         event = visitor.event(type="after")
         clock.advance(1)
-        await visitor.opt_in(purposes="all")
+        choice = visitor.opt_in(purposes="all")
+        await settle()
+        looks.pop().set_result(None)
+        assert await choice == "all"
         await event
     assert edge.event_types == ["before", "after"]
 
