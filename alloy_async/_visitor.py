@@ -354,8 +354,10 @@ class VisitorState:
         for command in (*self.open_commands(), *self._courier.open_commands()):
             if command.visitor is self and command.order <= self._consents_since:
                 command.epoch = NEVER_SENT
+        if self._departing:
+            self._departing = deque(item for item in self._departing if isinstance(item, EventCommand))
         self.gate.refuse_up_to(self._consents_since)
-        self._forget_identity()
+        self._forget_identity()  # with the customer ids that waited, like those that did not have to
         self._recall()
 
     def _has_read(self, task: asyncio.Task[None]) -> None:
@@ -521,18 +523,17 @@ class VisitorState:
             goes_on: whether it is done even when nobody awaits it any more.
         """
         gate = self.gate
-        alone = partial(CommandFuture.make, self.failures, loop=future.get_loop()) if goes_on else None
-        gate.admit(
-            GatedCall(
-                name,
-                future,
-                action=action,
-                leave=gate.leave,
-                epoch=gate.epoch,
-                patience=self.patience,
-                alone=alone,
-            )
+        command = GatedCall(
+            name,
+            future,
+            action=action,
+            leave=gate.leave,
+            epoch=gate.epoch,
+            patience=self.patience,
+            alone=partial(CommandFuture.make, self.failures, loop=future.get_loop()) if goes_on else None,
         )
+        gate.admit(command)
+        self._last_called = command.order
 
     def depart(self, command: EventCommand) -> None:
         """Take an event that the gate lets through, and bring it to the courier, in order."""

@@ -932,3 +932,50 @@ async def test_what_was_withdrawn_is_not_left_to_a_relay(options, clock, edge):
         await relay.flush()
         work.cancel()
     assert edge.event_types == ["kept"]
+
+
+async def test_customer_ids_of_before_a_refusal_elsewhere_are_refused(two, store, edge):
+    """They waited for a yes that came after the refusal; the yes is not for them."""
+    visitor = two[0].visitor("anne")
+    ids = visitor.set_customer_ids({"CRMID": {"id": "u-1"}})
+    await settle()
+    written = asyncio.get_running_loop().create_future()
+    save = store.save_preference
+
+    async def slowly(key, preference):
+        await save(key, preference)
+        await written
+
+    store.save_preference = slowly
+    choice = visitor.opt_in(purposes="all")
+    await settle()
+    store.tell(Change("anne", refused=True))
+    written.set_result(None)
+    assert await choice == "all"
+    with pytest.raises(ConsentDeclined):
+        await ids
+    await visitor.event(type="after")
+    assert "CRMID" not in edge.events[-1]["xdm"]["identityMap"]
+
+
+async def test_customer_ids_that_wait_behind_an_event_go_with_a_refusal_elsewhere(start, store, edge):
+    """Like those that did not have to wait."""
+    held = asyncio.get_running_loop().create_future()
+
+    async def look(event):
+        if event["xdm"]["eventType"] == "held":
+            await held
+
+    alloy = await start(transport=edge, on_before_event_send=look)
+    visitor = alloy.visitor("anne")
+    event = visitor.event(type="held")
+    visitor.set_customer_ids({"CRMID": {"id": "u-1"}})
+    await visitor.opt_in(purposes="all")
+    await settle()
+    store.tell(Change("anne", refused=True))
+    await settle()
+    held.set_result(None)
+    with pytest.raises(ConsentDeclined):
+        await event
+    await visitor.event(type="after")
+    assert "CRMID" not in edge.events[-1]["xdm"]["identityMap"]
