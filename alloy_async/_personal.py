@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["PersonalCommands", "as_alloy_error", "carry_out"]
 
 
-class PersonalCommands:
+class PersonalCommands(ABC):
     """What one person's commands have in common.
 
     Every command is a plain call that returns an ``asyncio.Future`` at once. The future ends exactly once: with a
@@ -166,17 +167,17 @@ class PersonalCommands:
     # Whose they are
 
     @property
+    @abstractmethod
     def _failures_here(self) -> FailureLog:
         """Return where a failure is counted that nobody awaited."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ready(self, name: str) -> Engine:
         """Return the engine that carries out a command, here and now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _state(self, engine: Engine) -> VisitorState:
         """Return what belongs to the person."""
-        raise NotImplementedError
 
     # How a command is carried out
 

@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, cast
@@ -330,7 +331,7 @@ async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
     await loop.shutdown_asyncgens()
 
 
-class _Commands:
+class _Commands(ABC):
     """The commands that a whole instance and one visitor's view have in common.
 
     Args:
@@ -341,6 +342,18 @@ class _Commands:
     def __init__(self, alloy: Alloy, commands: Alloy | Visitor) -> None:
         self._alloy = alloy
         self._commands = commands
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> object:
+        """End what these commands belong to; the end of a ``with`` block does so."""
 
     def event(
         self,
@@ -509,14 +522,6 @@ class BlockingAlloy(_Commands):
         super().__init__(alloy, alloy)
         self.name: str = alloy.name
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __call__(self, command: str, options: Mapping[str, Any] | None = None) -> Outcome[Any]:
         """Call a command as the JavaScript SDK spells it; each returns an ``Outcome`` at once.
 
@@ -670,14 +675,6 @@ class BlockingVisitor(_Commands):
     def __init__(self, alloy: Alloy, visitor: Visitor) -> None:
         super().__init__(alloy, visitor)
         self._visitor = visitor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def key(self) -> str | None:

@@ -40,3 +40,13 @@ class WatchedStore(MemoryStore):
     async def forget(self, key):
         await super().forget(key)
         self.tell(Change(key.visitor, refused=True))
+
+
+def connections_of(edge, prefix):
+    """The connections over which events came whose type begins so."""
+    return {
+        arrival.connection
+        for arrival in edge.arrivals
+        for event in arrival.request.events
+        if event["xdm"]["eventType"].startswith(prefix)
+    }

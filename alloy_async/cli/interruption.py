@@ -35,8 +35,9 @@ class Interruption:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        # Windows: Ctrl-C then cancels the main task, as asyncio.run does it.
-        with suppress(NotImplementedError):
+        with suppress(
+            NotImplementedError
+        ):  # Windows: Ctrl-C cancels the main task there, as asyncio.run does it
             for number in _SIGNALS:
                 loop.add_signal_handler(number, self._heard, number)
         return self

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ConfigId", "OrgId", "StateDir"]
+__all__ = ["AllowInsecure", "ConfigId", "Endpoint", "OrgId", "StateDir"]
 
 CONFIG_ID_VARIABLES = ["ALLOY_CONFIG_ID", "ALLOY_DATASTREAM_ID"]
 ORG_ID_VARIABLES = ["ALLOY_IMS_ORG_ID", "ALLOY_ORG_ID"]
@@ -20,3 +20,7 @@ OrgId = Annotated[
 StateDir = Annotated[
     Path | None, typer.Option(envvar="ALLOY_STATE_DIR", help="Folder in which the choice is kept.")
 ]
+Endpoint = Annotated[
+    str | None, typer.Option(envvar="ALLOY_ENDPOINT", help="Scheme and host of the collection endpoint.")
+]
+AllowInsecure = Annotated[bool, typer.Option("--allow-insecure", help="Allow plain http to another machine.")]

@@ -14,7 +14,7 @@ from ..errors import OutboxError
 from ..outbox import Row, Shelf, SQLiteOutbox
 from ..stores import SQLiteStore
 from .flushing import Flushing, is_missing
-from .options import ConfigId, OrgId
+from .options import AllowInsecure, ConfigId, Endpoint, OrgId
 from .sending import CannotRun
 from .terminal import NoAnswer, NoTerminal, Terminal, moment, say, warn
 
@@ -105,9 +105,7 @@ def flush(
     *,
     config_id: ConfigId,
     org_id: OrgId,
-    endpoint: Annotated[
-        str | None, typer.Option(envvar="ALLOY_ENDPOINT", help="Scheme and host of the collection endpoint.")
-    ] = None,
+    endpoint: Endpoint = None,
     outbox: OutboxPath = None,
     state_dir: StateDir = None,
     wait: Annotated[
@@ -116,9 +114,7 @@ def flush(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the outcomes as a JSON object, see above.")
     ] = False,
-    allow_insecure: Annotated[
-        bool, typer.Option("--allow-insecure", help="Allow plain http to another machine.")
-    ] = False,
+    allow_insecure: AllowInsecure = False,
 ) -> None:
     """Send now what belongs to no running worker.
 

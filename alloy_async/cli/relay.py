@@ -7,7 +7,7 @@ import typer
 
 from .. import Alloy, AlloyError, ConfigurationError, Statistics
 from .interruption import Interruption
-from .options import ConfigId, OrgId
+from .options import AllowInsecure, ConfigId, Endpoint, OrgId
 from .outcomes import as_object
 from .terminal import say, warn
 
@@ -27,15 +27,11 @@ def relay(
     ],
     config_id: ConfigId,
     org_id: OrgId,
-    endpoint: Annotated[
-        str | None, typer.Option(envvar="ALLOY_ENDPOINT", help="Scheme and host of the collection endpoint.")
-    ] = None,
+    endpoint: Endpoint = None,
     grace: Annotated[
         float, typer.Option(min=0, max=3_600, help="Seconds for what is on the wire, once it is to stop.")
     ] = 5.0,
-    allow_insecure: Annotated[
-        bool, typer.Option("--allow-insecure", help="Allow plain http to another machine.")
-    ] = False,
+    allow_insecure: AllowInsecure = False,
 ) -> None:
     """Send what other processes store with outbox="redis" and relay=True, until Ctrl-C or SIGTERM.
 

@@ -8,7 +8,7 @@ import typer
 
 from .. import ConfigurationError, Settings
 from .choice import Wish
-from .options import ConfigId, OrgId, StateDir
+from .options import AllowInsecure, ConfigId, Endpoint, OrgId, StateDir
 from .report import JsonReport, TextReport
 from .sending import CannotRun, Sending
 from .terminal import warn
@@ -21,9 +21,7 @@ def send(
     *,
     config_id: ConfigId,
     org_id: OrgId,
-    endpoint: Annotated[
-        str | None, typer.Option(envvar="ALLOY_ENDPOINT", help="Scheme and host of the collection endpoint.")
-    ] = None,
+    endpoint: Endpoint = None,
     opt_in: Annotated[
         Wish, typer.Option(help="The visitor's choice; ask: asked at the terminal, unless one is stored.")
     ] = Wish.ASK,
@@ -37,9 +35,7 @@ def send(
     grace: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds to finish what is under way after Ctrl-C.")
     ] = 5.0,
-    allow_insecure: Annotated[
-        bool, typer.Option("--allow-insecure", help="Allow plain http to another machine.")
-    ] = False,
+    allow_insecure: AllowInsecure = False,
 ) -> None:
     """Send a file of events, one XDM object a line, through the consent gate.
 

@@ -44,6 +44,20 @@ def hear():
 async def told():
     return await asyncio.to_thread(hear)
 
+def fork(work, *arguments):
+    # Of a child whose work fails it says why, and the status is 1.
+    number = os.fork()
+    if number:
+        return number
+    status = 1
+    try:
+        asyncio.run(work(*arguments))
+        status = 0
+    except BaseException as error:
+        say(repr(error))
+    finally:
+        os._exit(status)
+
 """
 
 

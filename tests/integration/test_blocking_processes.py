@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 
 import pytest
-from common import IDS
+from common import IDS, connections_of
 from processes import running
 
 from alloy_async.testing import LoopbackEdge
@@ -51,16 +51,6 @@ def fleeting(edge):
 
 def program(script, options, **how):
     return running(IMPORTS + textwrap.dedent(script), options, **how)
-
-
-def connections_of(edge, prefix):
-    """The connections over which events came whose type begins so."""
-    return {
-        arrival.connection
-        for arrival in edge.arrivals
-        for event in arrival.request.events
-        if event["xdm"]["eventType"].startswith(prefix)
-    }
 
 
 # Forks

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from common import IDS
+from common import IDS, connections_of
 from processes import running
 
 from alloy_async.testing import LoopbackEdge
@@ -56,16 +56,6 @@ def kept_in(options):
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return file.execute("SELECT count(*) FROM event").fetchone()[0]
-
-
-def connections_of(edge, prefix):
-    """The connections over which events came whose type begins so."""
-    return {
-        arrival.connection
-        for arrival in edge.arrivals
-        for event in arrival.request.events
-        if event["xdm"]["eventType"].startswith(prefix)
-    }
 
 
 # Forks
@@ -220,20 +210,7 @@ async def test_preloaded_workers_share_one_outbox(edge, durable):
             assert all([result.stored for result in await asyncio.gather(*futures)])
         say(name, alloy.statistics().delivered)
 
-    def fork(name):
-        number = os.fork()
-        if number:
-            return number
-        status = 1
-        try:
-            asyncio.run(work(name))
-            status = 0
-        except BaseException as error:
-            say(repr(error))
-        finally:
-            os._exit(status)
-
-    workers = [fork(name) for name in ("one", "two")]
+    workers = [fork(work, name) for name in ("one", "two")]
     sys.exit(sum(os.waitpid(number, 0)[1] for number in workers))
     """
     async with running(script, durable) as process:

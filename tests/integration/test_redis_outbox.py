@@ -940,16 +940,7 @@ async def test_a_forked_child_is_another_worker(server):
         outbox = RedisOutbox(options["url"])
         epoch = await outbox.open()
         keys = (await outbox.write([event("a"), event("b")], [], epoch=epoch)).keys
-        number = os.fork()
-        if not number:
-            status = 1
-            try:
-                asyncio.run(child(outbox, epoch))
-                status = 0
-            except BaseException as error:
-                say(repr(error))
-            finally:
-                os._exit(status)
+        number = fork(child, outbox, epoch)
         assert await asyncio.to_thread(os.waitpid, number, 0) == (number, 0)
         assert (await outbox.changes(epoch)).gone == frozenset()
         claimed = await outbox.claim([visitor], count=9, size=99)

@@ -33,16 +33,7 @@ async def test_a_refusal_of_a_visitor_without_a_key_holds_after_a_fork(loopback)
         await alloy.configure(**options)
         visitor = alloy.visitor(purposes="all")
         await visitor.opt_in(purposes="none")
-        number = os.fork()
-        if not number:
-            status = 1
-            try:
-                asyncio.run(child(alloy, visitor))
-                status = 0
-            except BaseException as error:
-                say(repr(error))
-            finally:
-                os._exit(status)
+        number = fork(child, alloy, visitor)
         status = await asyncio.to_thread(os.waitpid, number, 0)
         await alloy.aclose()
         say("parent", os.waitstatus_to_exitcode(status[1]))

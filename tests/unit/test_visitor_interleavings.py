@@ -36,6 +36,7 @@ class SlowStore(WatchedStore):
 
     Attributes:
         gates: what the next readings wait for, one each.
+        written: what the next writing waits for once it is done.
         fails: whether it can be read.
         full: whether it cannot be written.
         reader: the task that read last.
@@ -44,6 +45,7 @@ class SlowStore(WatchedStore):
     def __init__(self):
         super().__init__()
         self.gates, self.fails, self.full, self.reader = [], False, False, None
+        self.written = None
 
     async def gate(self):
         await settle()  # readings that have begun are not meant
@@ -64,6 +66,9 @@ class SlowStore(WatchedStore):
         if self.full:
             raise OSError
         await super().save_preference(key, preference)
+        written, self.written = self.written, None
+        if written is not None:
+            await written
 
 
 @pytest.fixture
@@ -817,17 +822,9 @@ async def test_a_yes_that_is_being_written_does_not_end_a_doubt(two, store, edge
     visitor = here.visitor("anne")
     event = visitor.event(type="waits")
     await settle()
-    written = asyncio.get_running_loop().create_future()
-    save = store.save_preference
-
-    async def slowly(key, preference):
-        await save(key, preference)
-        await written
-
-    store.save_preference = slowly
+    written = store.written = asyncio.get_running_loop().create_future()
     choice = visitor.opt_in(purposes="all")
     await settle()
-    del store.save_preference
     clock.advance(1)
     await there.visitor("anne").opt_in(purposes="none")
     answer = await store.gate()
@@ -939,14 +936,7 @@ async def test_customer_ids_of_before_a_refusal_elsewhere_are_refused(two, store
     visitor = two[0].visitor("anne")
     ids = visitor.set_customer_ids({"CRMID": {"id": "u-1"}})
     await settle()
-    written = asyncio.get_running_loop().create_future()
-    save = store.save_preference
-
-    async def slowly(key, preference):
-        await save(key, preference)
-        await written
-
-    store.save_preference = slowly
+    written = store.written = asyncio.get_running_loop().create_future()
     choice = visitor.opt_in(purposes="all")
     await settle()
     store.tell(Change("anne", refused=True))
