@@ -163,6 +163,7 @@ class RequestVisitor:
         ack: Literal["delivered", "stored"] = "delivered",
     ) -> asyncio.Future[EventResult]:
         """Record that something happened; see ``Visitor.event``. The page and the browser are added."""
+        # Its arguments are named once more: an unknown one raises at the call, also where there is no visitor.
         self._identified = True
         return self._command(
             lambda visitor: visitor.event(

@@ -386,6 +386,7 @@ class _Commands(ABC):
         Raises:
             RuntimeError: an event loop runs in this thread.
         """
+        # Its arguments are named once more: an unknown one raises at the call, and not in the loop's thread.
         return self._hand_over(
             "event",
             lambda: self._commands.event(
