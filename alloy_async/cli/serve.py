@@ -4,12 +4,15 @@ import ipaddress
 import re
 import sqlite3
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from .terminal import say, warn
+
+if TYPE_CHECKING:
+    from ..devserver import Sink
 
 __all__ = ["serve"]
 
@@ -23,8 +26,15 @@ def serve(
         str, typer.Option(help="Address to listen at. It is a tool for a desk: keep to loopback.")
     ] = "127.0.0.1",
     sqlite: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the events in this SQLite file too.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep what it receives in this SQLite file too, and show its past."
+        ),
     ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same as JSON lines: one for each request.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     config_id: Annotated[
         list[str] | None,
         typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
@@ -33,20 +43,23 @@ def serve(
 ) -> None:
     """Run the development edge until Ctrl-C.
 
-    A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it at
-    /_dev/events and /_dev/requests (POST /_dev/reset forgets it). It listens on loopback unless told otherwise.
+    A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it on a page
+    below /_dev/. It listens on loopback unless told otherwise.
     """
     from ..devserver import DEMO_ORG, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
+
+    if sqlite and jsonl:
+        raise typer.BadParameter("give one of --sqlite and --jsonl: each keeps everything")
 
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     try:
-        edge = DevelopmentEdge(org_id=org_id, datastreams=config_id or None, database=sqlite)
+        edge = DevelopmentEdge(org_id=org_id, datastreams=config_id or None, sink=_sink(sqlite, jsonl))
     except (sqlite3.Error, OSError, ValueError) as error:
-        warn(f"{sqlite}: cannot be used: {error}")
+        warn(f"{sqlite or jsonl}: cannot be used: {error}")
         raise typer.Exit(1) from None
     try:
-        run(create_app(edge), host, port, announce=lambda line: _announce(line, example))
+        run(create_app(edge), host, port, announce=lambda line: _announce(line, example, open_page=open_page))
     except OSError as error:
         warn(
             f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
@@ -58,9 +71,19 @@ def serve(
         edge.close()
 
 
-def _announce(line: str, example: str) -> None:
+def _sink(sqlite: Path | None, jsonl: Path | None) -> "Sink | None":
+    from ..devserver import JSONLinesFile, SQLiteFile  # noqa: PLC0415 - as above
+
+    if jsonl is not None:
+        return JSONLinesFile(jsonl)
+    return None if sqlite is None else SQLiteFile(sqlite)
+
+
+def _announce(line: str, example: str, *, open_page: bool) -> None:
     say(line)
     address = _address(line)
+    if open_page:
+        typer.launch(f"{address}/_dev/")
     insecure = "" if _is_loopback(address) else " --allow-insecure"
     say(f"Send to it: alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}")
     if insecure:

@@ -15,8 +15,12 @@ It listens on loopback unless told otherwise, and is a tool for people at a desk
 from __future__ import annotations
 
 from .app import create_app
-from .edge import DEMO_ORG, DevelopmentEdge, EdgeAnswer, EdgeRequest
-from .recorder import RecordedEvent, RecordedRequest, Recorder, Sink
+from .edge import DEMO_ORG, DevelopmentEdge
+from .exchange import Exchange, ReceivedEvent
+from .findings import Finding
+from .jsonl import JSONLinesFile
+from .messages import EdgeAnswer, EdgeRequest
+from .recorder import Past, Recorder, Sink, Window
 from .server import Serving, run, serving
 from .sqlite import SQLiteFile
 
@@ -25,12 +29,16 @@ __all__ = [
     "DevelopmentEdge",
     "EdgeAnswer",
     "EdgeRequest",
-    "RecordedEvent",
-    "RecordedRequest",
+    "Exchange",
+    "Finding",
+    "JSONLinesFile",
+    "Past",
+    "ReceivedEvent",
     "Recorder",
     "SQLiteFile",
     "Serving",
     "Sink",
+    "Window",
     "create_app",
     "run",
     "serving",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from .desk import DeskOnly
-from .edge import DevelopmentEdge, EdgeRequest
+from .edge import DevelopmentEdge
+from .feed import Feed
+from .messages import EdgeRequest
+from .readback import Readback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
@@ -24,31 +27,25 @@ __all__ = ["create_app"]
 _PATIENCE = 1_048_576
 """Bytes read of a body that is too large, so that a client a little over hears why instead of a reset connection."""
 
-_CHUNK = 500
-"""Records written at once by the read-back, so that a full memory does not hold up the loop."""
-
 
 def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """Make the application around a development edge.
 
     Besides the collection endpoints it serves, to loopback names and hosts that the operator named only:
-    ``GET /_dev/events``, ``GET /_dev/requests`` and ``POST /_dev/reset``.
+    what it received, see `Readback`.
 
     Args:
         edge: the edge; by default one that takes any datastream. It stands at ``app.state.edge``, and is closed when
-            the application's lifespan ends.
+            the application's lifespan ends. ``app.state.feed`` has to be closed before a server waits for its
+            connections to end.
     """
     edge = DevelopmentEdge() if edge is None else edge
-    desk = _Desk(edge)
+    feed = Feed(edge.recorder)
     app = Starlette(
         routes=[
             Mount(
                 "/_dev",
-                routes=[
-                    Route("/events", desk.events, methods=["GET"]),
-                    Route("/requests", desk.requests, methods=["GET"]),
-                    Route("/reset", desk.reset, methods=["POST"]),
-                ],
+                routes=Readback(edge, feed).routes(),
                 middleware=[Middleware(DeskOnly, hosts=edge.hosts)],
             ),
             Route("/{path:path}", _Collection(edge)),
@@ -56,6 +53,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
         lifespan=_closing,
     )
     app.state.edge = edge
+    app.state.feed = feed
     return app
 
 
@@ -111,38 +109,3 @@ def _edge_request(request: Request, body: bytes | None) -> EdgeRequest:
         headers={name: ", ".join(request.headers.getlist(name)) for name in names},
         body=body,
     )
-
-
-class _Record(Protocol):
-    def as_json(self) -> str: ...
-
-
-class _Desk:
-    """The read-back for the person at the desk."""
-
-    def __init__(self, edge: DevelopmentEdge) -> None:
-        self._edge = edge
-
-    async def events(self, request: Request) -> Response:
-        events, dropped = self._edge.recorder.events()
-        return _listing("events", events, dropped)
-
-    async def requests(self, request: Request) -> Response:
-        requests, dropped = self._edge.recorder.requests()
-        return _listing("requests", requests, dropped)
-
-    async def reset(self, request: Request) -> Response:
-        self._edge.reset()
-        return Response(status_code=204)
-
-
-def _listing(name: str, records: Sequence[_Record], dropped: int) -> Response:
-    return StreamingResponse(_write_listing(name, records, dropped), media_type="application/json")
-
-
-async def _write_listing(name: str, records: Sequence[_Record], dropped: int) -> AsyncIterator[str]:
-    yield f'{{"dropped": {dropped}, "{name}": ['
-    for start in range(0, len(records), _CHUNK):
-        comma = "," if start else ""
-        yield comma + ",".join(record.as_json() for record in records[start : start + _CHUNK])
-    yield "]}"

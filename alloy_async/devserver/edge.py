@@ -25,14 +25,14 @@ from .handles import (
     state_store,
 )
 from .identity import IdentityMap, find_ecid, mint_ecid, read_identity_map, require_primary
+from .messages import EdgeAnswer, EdgeRequest
+from .observation import Notes, observe
 from .paths import Endpoint, Paths
 from .problems import Problem, consent_warning
-from .recorder import RecordedEvent, RecordedRequest, Recorder
-from .sqlite import SQLiteFile
+from .recorder import Recorder, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from os import PathLike
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 __all__ = ["DEMO_ORG", "DevelopmentEdge", "EdgeAnswer", "EdgeRequest"]
 
@@ -48,54 +48,22 @@ _REGION = "OR2;9"
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeRequest:
-    """A request as it arrived.
-
-    Attributes:
-        method: the HTTP method, in upper case.
-        path: the path, decoded.
-        query: the query parameters, decoded.
-        headers: the headers, names in lower case.
-        body: the body; None when it was larger than the edge reads.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeAnswer:
-    """What goes back.
-
-    Attributes:
-        status: the HTTP status.
-        headers: the headers, names in lower case.
-        body: the body; empty for a 204.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Call:
     """A request that passed the doors: who asks what, under which id."""
 
     endpoint: Endpoint
-    datastream_id: str
-    request_id: str
-    received_at: str
     request: EdgeRequest
     body: Body
     state: ClientState
+    notes: Notes
 
     @property
     def fields(self) -> Mapping[str, Any]:
         return self.body.fields
+
+    @property
+    def request_id(self) -> str:
+        return self.notes.request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +71,6 @@ class _Arrival:
     """One event, and whose it is."""
 
     index: int
-    text: str
-    event_id: str | None
     ecid: str | None
     consent_string_denies: bool
     withheld: bool
@@ -124,7 +90,7 @@ class DevelopmentEdge:
         expired_tokens: access tokens that are refused as expired; the attribute of this name may be changed while it runs.
         max_body: bytes of one request.
         max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
-        database: SQLite file in which events are kept as well, over restarts.
+        sink: file in which exchanges are kept as well, over restarts: `SQLiteFile` or `JSONLinesFile`.
         hosts: host names besides loopback under which ``/_dev`` may be read.
         clock: returns the time of arrival, timezone-aware.
 
@@ -141,7 +107,7 @@ class DevelopmentEdge:
         expired_tokens: Iterable[str] = (),
         max_body: int = MAX_BODY,
         max_events: int = 100_000,
-        database: str | PathLike[str] | None = None,
+        sink: Sink | None = None,
         hosts: Collection[str] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -154,8 +120,8 @@ class DevelopmentEdge:
         self._entries = StateEntries(org_id)
         self._consent = ConsentMemory(_MAX_VISITORS)
         self._clock = clock
-        # Last: it opens the database, and nothing after it may fail.
-        self.recorder: Recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
+        # Last: it opens a file, and nothing after it may fail.
+        self.recorder: Recorder = Recorder(max_events, sink)
 
     def __enter__(self) -> Self:
         return self
@@ -166,35 +132,56 @@ class DevelopmentEdge:
     @property
     def events(self) -> list[dict[str, Any]]:
         """What ``GET /_dev/events`` lists, parsed."""
-        return [json.loads(event.as_json()) for event in self.recorder.events()[0]]
+        events, _ = self.recorder.events()
+        return [json.loads(exchange.as_event_json(event)) for exchange, event in events]
 
     @property
     def requests(self) -> list[dict[str, Any]]:
         """What ``GET /_dev/requests`` lists, parsed."""
-        return [json.loads(request.as_json()) for request in self.recorder.requests()[0]]
+        return [json.loads(exchange.as_request_json()) for exchange in self.recorder.exchanges()[0]]
 
     def reset(self) -> None:
-        """Forget events, requests and visitors, in the database too."""
+        """Forget events, requests and visitors, in the file too."""
         self.recorder.clear()
         self._consent.clear()
 
     def close(self) -> None:
-        """Close the database; what is in memory can still be read."""
+        """Close the file; what is in memory can still be read."""
         self.recorder.close()
 
-    def answer(self, request: EdgeRequest) -> EdgeAnswer:
-        """Answer one request, and record it."""
-        request_id = _answered_id(request)
-        received_at = _timestamp(self._clock())
+    def answer(self, request: EdgeRequest, *, fault: str | None = None) -> EdgeAnswer:
+        """Answer one request, and record it.
+
+        Args:
+            request: the request.
+            fault: what a fault switch does to the answer on its way.
+        """
+        notes = self._begin(request, fault)
         reading = self._read(request)
         try:
-            answer = self._admit(request, reading, request_id, received_at)
+            answer, taken = self._admit(request, reading, notes), True
         except Problem as problem:
-            answer = _refusal(problem, request_id)
-        self._record_request(request, reading, answer.status, request_id, received_at)
+            answer, taken = _refusal(problem, notes.request_id), False
+        self._record(request, reading, answer, notes, taken=taken)
         return answer
 
+    def fail(self, request: EdgeRequest, answer: EdgeAnswer, fault: str) -> None:
+        """Record a request that a fault kept from the edge; its events count as refused.
+
+        Args:
+            request: the request.
+            answer: what went back; status 0 when the connection was broken instead.
+            fault: what a fault switch did.
+        """
+        notes = self._begin(request, fault)
+        endpoint = self._paths.find(request.path)
+        notes.action = endpoint.action if endpoint else None
+        self._record(request, self._read(request), answer, notes, taken=False)
+
     # Doors: from a request to a call.
+
+    def _begin(self, request: EdgeRequest, fault: str | None) -> Notes:
+        return Notes(_answered_id(request), _timestamp(self._clock()), fault)
 
     def _read(self, request: EdgeRequest) -> Body | Problem:
         """Read the body before anything is judged: the record shows it parsed even for a path that nobody knows."""
@@ -205,18 +192,24 @@ class DevelopmentEdge:
         except Problem as problem:
             return problem
 
-    def _admit(
-        self, request: EdgeRequest, reading: Body | Problem, request_id: str, received_at: str
-    ) -> EdgeAnswer:
+    def _record(
+        self, request: EdgeRequest, reading: Body | Problem, answer: EdgeAnswer, notes: Notes, *, taken: bool
+    ) -> None:
+        body = reading if isinstance(reading, Body) else None
+        self.recorder.add(observe(request, body, answer, notes, taken=taken))
+
+    def _admit(self, request: EdgeRequest, reading: Body | Problem, notes: Notes) -> EdgeAnswer:
         endpoint = self._endpoint(request)
-        datastream_id = self._datastream(endpoint, request.query)
+        notes.action = endpoint.action
+        notes.datastream_id = self._datastream(endpoint, request.query)
         if self._authenticated and endpoint.version == "v2":
             self._check_credentials(request.headers)
         read_media_type(request.headers.get("content-type"))
         if isinstance(reading, Problem):
             raise reading
         state = read_state(reading.fields.get("meta"), self._entries)
-        return self._act(_Call(endpoint, datastream_id, request_id, received_at, request, reading, state))
+        notes.ecid, notes.consent = state.ecid, state.consent
+        return self._act(_Call(endpoint, request, reading, state, notes))
 
     def _endpoint(self, request: EdgeRequest) -> Endpoint:
         endpoint = self._paths.find(request.path)
@@ -265,15 +258,13 @@ class DevelopmentEdge:
 
     def _interact(self, call: _Call) -> EdgeAnswer:
         arrivals = self._arrivals(call)
-        self._record_events(call, arrivals)
-        ecid = arrivals[0].ecid or mint_ecid()
+        ecid = call.notes.ecid = arrivals[0].ecid or mint_ecid()
         handles = [*self._visitor_handles(call, ecid), *self._denials(arrivals)]
         return _answer(call, handles, warnings=_warnings(arrivals))
 
     def _collect(self, call: _Call) -> EdgeAnswer:
         """Answer without content, unless an event was withheld: a client that sent it must hear of it."""
         arrivals = self._arrivals(call)
-        self._record_events(call, arrivals)
         warnings = _warnings(arrivals)
         if warnings:
             return _answer(call, self._denials(arrivals), warnings=warnings)
@@ -292,11 +283,12 @@ class DevelopmentEdge:
         """
         choice = decide(call.fields.get("consent"))
         maps = [read_identity_map(call.fields.get("identityMap"))]
-        ecid = find_ecid(maps, call.state.ecid) or mint_ecid()
+        ecid = call.notes.ecid = find_ecid(maps, call.state.ecid) or mint_ecid()
         if choice is None:
             updates = _lookup(call.fields, "query", "consent", "operation") == "update"
             choice = "out" if updates and self._is_out(ecid, call.state) else "in"
         self._consent.save(ecid, choice)
+        call.notes.consent = choice
         stored = state_store([self._entries.identity(ecid), self._entries.consent(choice)])
         return _answer(call, [*_fetched(call, ecid), stored])
 
@@ -304,6 +296,7 @@ class DevelopmentEdge:
         if not isinstance(_lookup(call.fields, "query", "identity", "fetch"), list):
             raise Problem("0103-400", "'query.identity.fetch' is missing.")
         ecid = find_ecid([_payload_identities(call.fields)], call.state.ecid) or mint_ecid()
+        call.notes.ecid = ecid
         return _answer(call, self._visitor_handles(call, ecid))
 
     def _visitor_handles(self, call: _Call, ecid: str) -> list[Handle]:
@@ -318,27 +311,24 @@ class DevelopmentEdge:
             return []
         return [state_store([self._entries.consent("out")])]
 
-    # Events: whole requests are judged before any of their events is recorded.
+    # Events: whole requests are judged before any of their events counts as taken.
 
     def _arrivals(self, call: _Call) -> list[_Arrival]:
         shared = _payload_identities(call.fields) if call.endpoint.version == "v1" else {}
-        return [
-            self._arrival(call, shared, index, event, text)
-            for index, (event, text) in enumerate(_events(call))
-        ]
+        arrivals = [self._arrival(call, shared, index, event) for index, event in enumerate(_events(call))]
+        call.notes.ecids = {arrival.index: arrival.ecid for arrival in arrivals}
+        call.notes.withheld = {arrival.index for arrival in arrivals if arrival.withheld}
+        return arrivals
 
-    def _arrival(self, call: _Call, shared: IdentityMap, index: int, event: object, text: str) -> _Arrival:
+    def _arrival(self, call: _Call, shared: IdentityMap, index: int, event: object) -> _Arrival:
         xdm = _xdm(event, index)
         identities = read_identity_map(xdm.get("identityMap"), event_index=index)
         if call.endpoint.version == "v2":
             require_primary(identities, event_index=index)
         ecid = find_ecid([identities, shared], call.state.ecid)
         denies = consent_string_denies(xdm)
-        event_id = xdm.get("_id")
         return _Arrival(
             index=index,
-            text=text,
-            event_id=event_id if isinstance(event_id, str) else None,
             ecid=ecid,
             consent_string_denies=denies,
             withheld=denies or self._is_out(ecid, call.state),
@@ -348,54 +338,16 @@ class DevelopmentEdge:
         """Ask the edge's own memory and the cookie; one refusal is enough."""
         return state.consent == "out" or self._consent.is_out(ecid)
 
-    def _record_events(self, call: _Call, arrivals: Sequence[_Arrival]) -> None:
-        self.recorder.add_events(
-            RecordedEvent(
-                event=arrival.text,
-                event_id=arrival.event_id,
-                request_id=call.request_id,
-                path=call.request.path,
-                datastream_id=call.datastream_id,
-                received_at=call.received_at,
-            )
-            for arrival in arrivals
-            if not arrival.withheld
-        )
 
-    def _record_request(
-        self,
-        request: EdgeRequest,
-        reading: Body | Problem,
-        status: int,
-        request_id: str,
-        received_at: str,
-    ) -> None:
-        readable = isinstance(reading, Body)
-        unread = None if readable or request.body is None else request.body.decode(errors="backslashreplace")
-        self.recorder.add_request(
-            RecordedRequest(
-                method=request.method,
-                path=request.path,
-                query=request.query,
-                headers=request.headers,
-                body=reading.text if isinstance(reading, Body) else None,
-                text=unread,
-                status=status,
-                request_id=request_id,
-                received_at=received_at,
-            )
-        )
-
-
-def _events(call: _Call) -> Iterator[tuple[object, str]]:
-    """Yield each event with its own text; v2 interact takes one as ``event``, all others take ``events``."""
+def _events(call: _Call) -> Sequence[object]:
+    """Return the events; v2 interact takes one as ``event``, all others take ``events``."""
     name = "event" if call.endpoint == Endpoint("v2", "interact") else "events"
     value = call.fields.get(name)
     if value is None or value == []:
         raise Problem("0103-400", f"'{name}' is missing or empty.")
     if name == "events" and not isinstance(value, list):
         raise Problem("0102-400", "'events' must be an array.")
-    yield from zip(value if name == "events" else [value], call.body.event_texts[name], strict=True)
+    return value if isinstance(value, list) and name == "events" else [value]
 
 
 def _xdm(event: object, index: int) -> Mapping[str, Any]:

@@ -54,7 +54,7 @@ def serving(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[
     """
     listener = _listen(host, port)
     url = _url(listener)
-    server = _Server(_config(app))
+    server = _Server(app)
     thread = threading.Thread(target=server.run_quietly, args=(listener,), name="development-edge")
     thread.start()
     try:
@@ -88,7 +88,7 @@ def run(
     """
     listener = _listen(host, port)
     try:
-        server = _Server(_config(app))
+        server = _Server(app)
         # Said once it serves and obeys signals, not before: whoever reads the line may press Ctrl-C at once.
         server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener))
         server.run(sockets=[listener])
@@ -99,8 +99,9 @@ def run(
 class _Server(uvicorn.Server):
     """Uvicorn's server, with an event for "ready" and without raising a signal again after it was obeyed."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(_config(app))
+        self._app = app
         self.ready = threading.Event()
         self.when_ready: Callable[[], object] = lambda: None
         self.failure: BaseException | None = None
@@ -117,6 +118,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
         self.when_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before it waits for connections: whoever follows the feed would hold it up for the whole grace.
+        self._app.state.feed.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -169,7 +175,7 @@ def _announcement(listener: socket.socket) -> str:
         if address.is_loopback
         else "NOT loopback: other machines can reach it"
     )
-    return f"Development edge at {_url(listener)} ({reach}). Read back: {_url(listener)}/_dev/events"
+    return f"Development edge at {_url(listener)} ({reach}). Page: {_url(listener)}/_dev/"
 
 
 def _to_standard_error(line: str) -> None:
