@@ -8,7 +8,7 @@ is a piece of its request's body.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +29,7 @@ Outcome = Literal["recorded", "duplicate", "withheld", "refused"]
 lack of consent; ``refused`` came with a request that was refused, or that a fault broke."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReceivedEvent:
     """One event of an exchange.
 
@@ -75,7 +75,7 @@ class ReceivedEvent:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exchange:
     """One whole request, and how it was answered.
 
@@ -214,16 +214,15 @@ class Exchange:
         """Return the JSON of one of its events, as it was received."""
         return (self.body or "")[event.start : event.end]
 
-    def flagged(self, is_known: Callable[[str], bool]) -> Exchange:
-        """Return it with every recorded event whose ``_id`` came before as a duplicate."""
+    def flag_duplicates(self, is_known: Callable[[str], bool]) -> None:
+        """Mark every recorded event whose ``_id`` came before, in this exchange or in an earlier one."""
         seen: set[str] = set()
-        events = []
         for event in self.events:
-            repeated = event.event_id is not None and (event.event_id in seen or is_known(event.event_id))
-            events.append(replace(event, outcome="duplicate") if event.is_recorded and repeated else event)
-            if event.event_id is not None and event.is_recorded:
-                seen.add(event.event_id)
-        return replace(self, events=tuple(events))
+            if event.event_id is None or event.outcome != "recorded":
+                continue
+            if event.event_id in seen or is_known(event.event_id):
+                event.outcome = "duplicate"
+            seen.add(event.event_id)
 
     @classmethod
     def from_json(cls, text: str) -> Exchange:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -130,18 +130,19 @@ class Recorder:
     def _take_up(self, past: Past) -> None:
         self._next = past.earlier_exchanges + 1
         for exchange in past.exchanges:
-            self._keep(replace(exchange, n=self._next))
+            self._keep(exchange)
         self._dropped_exchanges += past.earlier_exchanges
         self._dropped_events += past.earlier_events
 
     def add(self, exchange: Exchange) -> Exchange:
-        """Keep one exchange; return it with its number, and with events seen before flagged."""
+        """Keep one exchange, and return it; it gets its number here, and events seen before are flagged."""
         with self._lock:
-            kept = self._keep(replace(exchange.flagged(self._ids.__contains__), n=self._next))
+            exchange.flag_duplicates(self._ids.__contains__)
+            self._keep(exchange)
             if self._sink is not None:
-                self._write(self._sink, kept)
+                self._write(self._sink, exchange)
         self._tell()
-        return kept
+        return exchange
 
     def exchanges(self) -> tuple[list[Exchange], int]:
         """Return the exchanges kept, and how many were dropped before them."""
@@ -205,13 +206,13 @@ class Recorder:
             if self._sink is not None:
                 self._sink.close()
 
-    def _keep(self, exchange: Exchange) -> Exchange:
+    def _keep(self, exchange: Exchange) -> None:
+        exchange.n = self._next
         self._next += 1
         self._ids.update(_ids(exchange))
         # Ids are remembered as long as their events: a set of all ids ever seen would have no bound.
         for gone in self._shelf.put(exchange):
             self._forget(gone)
-        return exchange
 
     def _forget(self, exchange: Exchange) -> None:
         self._dropped_exchanges += 1

@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
@@ -54,7 +54,7 @@ def serving(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[
     """
     listener = _listen(host, port)
     url = _url(listener)
-    server = _Server(app)
+    server = _Server(app, loop="asyncio")  # "auto" may exchange the loops of a whole process
     thread = threading.Thread(target=server.run_quietly, args=(listener,), name="development-edge")
     thread.start()
     try:
@@ -88,7 +88,8 @@ def run(
     """
     listener = _listen(host, port)
     try:
-        server = _Server(app)
+        # The process is the edge's alone, so a faster loop may be taken where it is installed.
+        server = _Server(app, loop="auto")
         # Said once it serves and obeys signals, not before: whoever reads the line may press Ctrl-C at once.
         server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener))
         server.run(sockets=[listener])
@@ -99,8 +100,8 @@ def run(
 class _Server(uvicorn.Server):
     """Uvicorn's server, with an event for "ready" and without raising a signal again after it was obeyed."""
 
-    def __init__(self, app: Starlette) -> None:
-        super().__init__(_config(app))
+    def __init__(self, app: Starlette, *, loop: Literal["auto", "asyncio"]) -> None:
+        super().__init__(_config(app, loop))
         self._app = app
         self.ready = threading.Event()
         self.when_ready: Callable[[], object] = lambda: None
@@ -144,10 +145,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, loop: Literal["auto", "asyncio"]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        loop="asyncio",  # "auto" may exchange the loops of a whole process
+        loop=loop,
         log_config=None,  # the host program's logging is not ours to set up
         log_level="warning",
         access_log=False,
