@@ -15,16 +15,24 @@ It listens on loopback unless told otherwise, and is a tool for people at a desk
 from __future__ import annotations
 
 from .app import create_app
+from .delivery import ConnectionFault
 from .edge import DEMO_ORG, DevelopmentEdge, EdgeAnswer, EdgeRequest
+from .faults import Fault, FaultError, Faults
+from .personalization import DecisionsError
 from .recorder import RecordedEvent, RecordedRequest, Recorder, Sink
 from .server import Serving, run, serving
 from .sqlite import SQLiteFile
 
 __all__ = [
     "DEMO_ORG",
+    "ConnectionFault",
+    "DecisionsError",
     "DevelopmentEdge",
     "EdgeAnswer",
     "EdgeRequest",
+    "Fault",
+    "FaultError",
+    "Faults",
     "RecordedEvent",
     "RecordedRequest",
     "Recorder",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
+from .delivery import deliver, reset_connection
 from .desk import DeskOnly
 from .edge import DevelopmentEdge, EdgeRequest
+from .faults import FaultError, read_faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -32,7 +35,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """Make the application around a development edge.
 
     Besides the collection endpoints it serves, to loopback names and hosts that the operator named only:
-    ``GET /_dev/events``, ``GET /_dev/requests`` and ``POST /_dev/reset``.
+    ``GET /_dev/events``, ``GET /_dev/requests``, ``POST /_dev/reset``, and ``GET``, ``POST`` and ``DELETE /_dev/faults``.
 
     Args:
         edge: the edge; by default one that takes any datastream. It stands at ``app.state.edge``, and is closed when
@@ -48,6 +51,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
                     Route("/events", desk.events, methods=["GET"]),
                     Route("/requests", desk.requests, methods=["GET"]),
                     Route("/reset", desk.reset, methods=["POST"]),
+                    Route("/faults", _FaultSwitches(edge), methods=["GET", "POST", "DELETE"]),
                 ],
                 middleware=[Middleware(DeskOnly, hosts=edge.hosts)],
             ),
@@ -73,12 +77,14 @@ class _Collection:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if self._edge.loses(_edge_request(request, None)):
+            await reset_connection(scope, receive)
+            return
         try:
             body = await _read_bounded(request, self._edge.max_body)
         except ClientDisconnect:
             return  # nobody is left to hear an answer
-        answer = self._edge.answer(_edge_request(request, body))
-        await Response(answer.body, answer.status, answer.headers)(scope, receive, send)
+        await deliver(self._edge.answer(_edge_request(request, body)), scope, receive, send)
 
 
 async def _read_bounded(request: Request, limit: int) -> bytes | None:
@@ -134,6 +140,53 @@ class _Desk:
     async def reset(self, request: Request) -> Response:
         self._edge.reset()
         return Response(status_code=204)
+
+
+class _FaultSwitches:
+    """ASGI application: shows and changes what goes wrong."""
+
+    def __init__(self, edge: DevelopmentEdge) -> None:
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            return
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        faults = self._edge.faults
+        if request.method == "DELETE":
+            faults.clear()
+            return Response(status_code=204)
+        if request.method == "POST":
+            try:
+                faults.replace(*read_faults(_parse(await _read_bounded(request, self._edge.max_body))))
+            except FaultError as error:
+                return _unusable(error)
+        return JSONResponse(faults.as_json())
+
+
+def _parse(body: bytes | None) -> object:
+    if body is None:
+        raise FaultError("", "the body is too large")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise FaultError("", "the body is not JSON") from None
+
+
+def _unusable(error: FaultError) -> Response:
+    problem = {
+        "type": "about:blank",
+        "status": 400,
+        "title": "Faults that cannot be used",
+        "detail": str(error),
+        "path": error.path,
+    }
+    return JSONResponse(problem, 400, media_type="application/problem+json")
 
 
 def _listing(name: str, records: Sequence[_Record], dropped: int) -> Response:

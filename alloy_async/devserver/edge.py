@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from .body import Body, read_body, read_media_type
 from .consent import ConsentMemory, consent_string_denies, decide
+from .cors import allowing, is_preflight, preflight_headers
+from .faults import Fault, Faults
 from .handles import (
     ClientState,
     Handle,
     StateEntries,
     identity_result,
     location_hints,
+    media_session,
     read_state,
     state_store,
 )
 from .identity import IdentityMap, find_ecid, mint_ecid, read_identity_map, require_primary
 from .paths import Endpoint, Paths
+from .personalization import Asked, Decisions, read_asked
 from .problems import Problem, consent_warning
 from .recorder import RecordedEvent, RecordedRequest, Recorder
+from .spoiling import refuse, spoil
 from .sqlite import SQLiteFile
+from .streaming import in_records, read_record_format
+from .subjects import event_types, visitors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -74,11 +81,13 @@ class EdgeAnswer:
         status: the HTTP status.
         headers: the headers, names in lower case.
         body: the body; empty for a 204.
+        fault: what shall happen to it on its way; what a fault changes in the answer itself is changed already.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +135,13 @@ class DevelopmentEdge:
         max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
         database: SQLite file in which events are kept as well, over restarts.
         hosts: host names besides loopback under which ``/_dev`` may be read.
+        faults: what shall go wrong; the attribute of this name is changed while it runs.
+        decisions: JSON file with what is answered to clients that ask for decisions; read again when it changes.
         clock: returns the time of arrival, timezone-aware.
+
+    Raises:
+        DecisionsError: the file of decisions cannot be used.
+        OSError, sqlite3.Error, ValueError: the database cannot be used.
 
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
@@ -143,16 +158,20 @@ class DevelopmentEdge:
         max_events: int = 100_000,
         database: str | PathLike[str] | None = None,
         hosts: Collection[str] = (),
+        faults: Faults | Iterable[Fault] = (),
+        decisions: str | PathLike[str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.expired_tokens: set[str] = set(expired_tokens)
         self.max_body = max_body
         self.hosts: frozenset[str] = frozenset(hosts)
+        self.faults: Faults = faults if isinstance(faults, Faults) else Faults(faults)
         self._paths = Paths(base_path)
         self._datastreams = datastreams
         self._authenticated = authenticated
         self._entries = StateEntries(org_id)
         self._consent = ConsentMemory(_MAX_VISITORS)
+        self._decisions = Decisions(decisions)
         self._clock = clock
         # Last: it opens the database, and nothing after it may fail.
         self.recorder: Recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
@@ -185,14 +204,48 @@ class DevelopmentEdge:
     def answer(self, request: EdgeRequest) -> EdgeAnswer:
         """Answer one request, and record it."""
         request_id = _answered_id(request)
-        received_at = _timestamp(self._clock())
+        moment = self._clock()
+        received_at = _timestamp(moment)
         reading = self._read(request)
+        fault = self._fault(request, reading)
         try:
+            refuse(fault)
             answer = self._admit(request, reading, request_id, received_at)
         except Problem as problem:
             answer = _refusal(problem, request_id)
-        self._record_request(request, reading, answer.status, request_id, received_at)
-        return answer
+        answer = _shaped(request, reading, spoil(answer, fault, moment))
+        self._record_request(request, reading, answer.status, request_id, received_at, fault)
+        return replace(answer, fault=fault)
+
+    def loses(self, request: EdgeRequest) -> bool:
+        """Tell whether a fault resets the connection of a request that is not read yet, and record it if so.
+
+        Args:
+            request: without its body.
+        """
+        fault = self.faults.choose_unread(request.path)
+        if fault is None:
+            return False
+        request_id, received_at = _answered_id(request), _timestamp(self._clock())
+        self._record_request(request, Problem("0109-408", "Not read."), 0, request_id, received_at, fault)
+        return True
+
+    # Faults: which one meets a request.
+
+    def _fault(self, request: EdgeRequest, reading: Body | Problem) -> Fault | None:
+        """Choose. A preflight is none of the client's requests, so none meets it."""
+        if not self.faults or request.method == "OPTIONS":
+            return None
+        if isinstance(reading, Problem):
+            return self.faults.choose(request.path)
+        named = visitors(reading.fields, self._cookie_ecid(reading))
+        return self.faults.choose(request.path, named, event_types(reading.fields))
+
+    def _cookie_ecid(self, reading: Body) -> str | None:
+        try:
+            return read_state(reading.fields.get("meta"), self._entries).ecid
+        except Problem:
+            return None  # refused for it further on
 
     # Doors: from a request to a call.
 
@@ -208,6 +261,8 @@ class DevelopmentEdge:
     def _admit(
         self, request: EdgeRequest, reading: Body | Problem, request_id: str, received_at: str
     ) -> EdgeAnswer:
+        if is_preflight(request.method, request.headers) and self._paths.find(request.path) is not None:
+            return EdgeAnswer(204, {**_headers(request_id), **preflight_headers(request.headers)}, b"")
         endpoint = self._endpoint(request)
         datastream_id = self._datastream(endpoint, request.query)
         if self._authenticated and endpoint.version == "v2":
@@ -215,6 +270,7 @@ class DevelopmentEdge:
         read_media_type(request.headers.get("content-type"))
         if isinstance(reading, Problem):
             raise reading
+        read_record_format(reading.fields.get("meta"))  # for its refusals; it is used once there is an answer
         state = read_state(reading.fields.get("meta"), self._entries)
         return self._act(_Call(endpoint, datastream_id, request_id, received_at, request, reading, state))
 
@@ -262,12 +318,16 @@ class DevelopmentEdge:
                 return self._set_consent(call)
             case "identity/acquire":
                 return self._acquire(call)
+            case "media":
+                return self._media(call)
 
     def _interact(self, call: _Call) -> EdgeAnswer:
         arrivals = self._arrivals(call)
+        asked = _asked(call, arrivals)
         self._record_events(call, arrivals)
         ecid = arrivals[0].ecid or mint_ecid()
         handles = [*self._visitor_handles(call, ecid), *self._denials(arrivals)]
+        handles += [*_media_sessions(call, arrivals), *self._decisions.handles(asked)]
         return _answer(call, handles, warnings=_warnings(arrivals))
 
     def _collect(self, call: _Call) -> EdgeAnswer:
@@ -280,7 +340,21 @@ class DevelopmentEdge:
         silent = call.request.query.get("silent", "").lower() == "true"
         if call.endpoint.version == "v1" or silent:
             return EdgeAnswer(204, _headers(call.request_id), b"")
-        return _json_answer(202, call.request_id, {"requestId": call.request_id})
+        # The documentation's answer is the id alone; a browser's client rejects what has no list of handles.
+        return _json_answer(202, call.request_id, {"requestId": call.request_id, "handle": []})
+
+    def _media(self, call: _Call) -> EdgeAnswer:
+        """Begin a session, or take what happens in one. Whether a session still lives is not looked at.
+
+        Source: Adobe Experience Platform Edge Network API, media: 200 with the session's id, 204 for the rest.
+        """
+        if call.endpoint.media == "sessionStart":
+            return self._interact(call)
+        for index, (event, _) in enumerate(_events(call)):
+            if not isinstance(_lookup(event, "xdm", "mediaCollection", "sessionID"), str):
+                detail = f"'xdm.mediaCollection.sessionID' of the event #{index} is missing."
+                raise Problem("0103-400", detail, event_index=index)
+        return self._collect(call)
 
     def _set_consent(self, call: _Call) -> EdgeAnswer:
         """Store a choice. It is tied to an ECID, so that one is minted even for a refusal.
@@ -369,6 +443,7 @@ class DevelopmentEdge:
         status: int,
         request_id: str,
         received_at: str,
+        fault: Fault | None,
     ) -> None:
         readable = isinstance(reading, Body)
         unread = None if readable or request.body is None else request.body.decode(errors="backslashreplace")
@@ -383,6 +458,7 @@ class DevelopmentEdge:
                 status=status,
                 request_id=request_id,
                 received_at=received_at,
+                fault=None if fault is None else fault.label,
             )
         )
 
@@ -423,6 +499,32 @@ def _fetched(call: _Call, ecid: str) -> list[Handle]:
     return [identity_result(ecid)] if isinstance(fetch, list) and "ECID" in fetch else []
 
 
+def _taken(call: _Call, arrivals: Sequence[_Arrival]) -> Iterator[tuple[int, object]]:
+    """Yield index and content of the events that consent lets through."""
+    pairs = zip(arrivals, _events(call), strict=True)
+    return ((arrival.index, event) for arrival, (event, _) in pairs if not arrival.withheld)
+
+
+def _asked(call: _Call, arrivals: Sequence[_Arrival]) -> list[Asked]:
+    """Read what decisions are asked for: v1 has a query in each event, v2 one beside its event."""
+    is_v2 = call.endpoint.version == "v2"
+    queries = ((index, _lookup(call.fields if is_v2 else event, "query")) for index, event in _taken(call, arrivals))
+    return [asked for index, query in queries if (asked := read_asked(query, index)) is not None]
+
+
+def _media_sessions(call: _Call, arrivals: Sequence[_Arrival]) -> list[Handle]:
+    """Give an id to each media session that begins; the browser's client begins them by interact.
+
+    Source: adobe/alloy, media: the event type ``media.sessionStart``.
+    """
+    begins = call.endpoint.media == "sessionStart"
+    return [
+        media_session()
+        for _, event in _taken(call, arrivals)
+        if begins or _lookup(event, "xdm", "eventType") == "media.sessionStart"
+    ]
+
+
 def _warnings(arrivals: Sequence[_Arrival]) -> list[dict[str, Any]]:
     return [consent_warning(arrival.index) for arrival in arrivals if arrival.withheld]
 
@@ -450,6 +552,13 @@ def _refusal(problem: Problem, request_id: str) -> EdgeAnswer:
     if problem.status == 405:
         headers["allow"] = "POST"
     return EdgeAnswer(answer.status, headers, answer.body)
+
+
+def _shaped(request: EdgeRequest, reading: Body | Problem, answer: EdgeAnswer) -> EdgeAnswer:
+    """Give an answer the form that its client reads: in records when asked for, and open to its page."""
+    if isinstance(reading, Body) and answer.status < 300:
+        answer = in_records(answer, read_record_format(reading.fields.get("meta")))
+    return replace(answer, headers={**answer.headers, **allowing(request.headers)})
 
 
 def _json_answer(status: int, request_id: str, content: Mapping[str, Any]) -> EdgeAnswer:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 __all__ = ["Fault", "FaultError", "Faults", "read_faults"]
 
@@ -337,8 +337,11 @@ class Faults:
         self._listeners: list[Callable[[], object]] = []
         self._set(faults, seed)
 
-    def __bool__(self) -> bool:
-        return bool(self._switches)
+    def __len__(self) -> int:
+        return len(self._switches)
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter([switch.fault for switch in self._switches])
 
     def replace(self, faults: Iterable[Fault], seed: int | None = None) -> None:
         """Switch to other faults, counted anew; the dice start again.

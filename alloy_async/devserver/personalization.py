@@ -38,7 +38,7 @@ _ITEM_FIELDS = ("schema", "content", "format", "meta", "type", "selector")
 
 
 class DecisionsError(ValueError):
-    """A file of decisions that cannot be used; it says where in the JSON, and what would be right."""
+    """A file of decisions that cannot be used; it says which, where in the JSON, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +97,20 @@ class Decisions:
             ``{"schema", "content", "format"?, "meta"?, "type"?, "selector"?}``. None answers that nothing qualifies.
 
     Raises:
-        DecisionsError: the file holds something else.
-        OSError: it cannot be read.
+        DecisionsError: the file holds something else, or cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._path = None if path is None else Path(path)
         self._seen: object = None
+        self._complaint: str | None = None
         self._items: dict[str, dict[str, Any]] = {"scopes": {}, "surfaces": {}}
         if self._path is not None:
-            self._seen = _version(self._path)
-            self._items = read_decisions(self._path.read_bytes())
+            try:
+                self._seen = _version(self._path)
+                self._items = read_decisions(self._path.read_bytes())
+            except (OSError, DecisionsError) as error:
+                raise DecisionsError(f"{self._path}: {_reason(error)}") from None
 
     def handles(self, asked: Iterable[Asked]) -> list[Handle]:
         """Answer each event that asks; with an empty payload where nothing qualifies."""
@@ -136,13 +139,22 @@ class Decisions:
             self._seen = seen
             self._items = read_decisions(self._path.read_bytes())
         except (OSError, DecisionsError) as error:
-            # Said once for each version of the file, not for each request.
-            if self._seen is not None:
-                _log.warning("%s: %s. The decisions read before go on answering", self._path, error)
             if isinstance(error, OSError):
                 self._seen = None
+            self._complain(_reason(error))
         else:
+            self._complaint = None
             _log.info("%s: decisions read again", self._path)
+
+    def _complain(self, complaint: str) -> None:
+        # Once, not for each request that comes meanwhile.
+        if complaint != self._complaint:
+            _log.warning("%s: %s. The decisions read before go on answering", self._path, complaint)
+        self._complaint = complaint
+
+
+def _reason(error: Exception) -> str:
+    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _version(path: Path) -> object:

@@ -73,9 +73,10 @@ class RecordedRequest:
         headers: the headers, names in lower case.
         body: the body's JSON text; None when it was not JSON.
         text: the body's text when it was not JSON; None when it was, or when it was too large to be kept.
-        status: the HTTP status of the answer.
+        status: the HTTP status of the answer; 0 when the connection was reset before the request was read.
         request_id: the id under which it was answered.
         received_at: when, RFC 3339 in UTC with milliseconds.
+        fault: what a fault switch did to it; None when it went well.
     """
 
     method: str
@@ -87,6 +88,7 @@ class RecordedRequest:
     status: int
     request_id: str
     received_at: str
+    fault: str | None = None
 
     @property
     def size(self) -> int:
@@ -105,6 +107,7 @@ class RecordedRequest:
             "status": self.status,
             "requestId": self.request_id,
             "receivedAt": self.received_at,
+            "fault": self.fault,
         }
         body = "null" if self.body is None else self.body
         return f'{{"body": {body}, {json.dumps(about)[1:]}'

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from .connection import offering_connections
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from types import FrameType
@@ -141,6 +143,7 @@ class _Server(uvicorn.Server):
 def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=offering_connections(),
         loop="asyncio",  # "auto" may exchange the loops of a whole process
         log_config=None,  # the host program's logging is not ours to set up
         log_level="warning",

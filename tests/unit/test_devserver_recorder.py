@@ -130,6 +130,7 @@ def test_a_request_is_read_back_without_its_credentials():
         "status": 204,
         "requestId": "r-1",
         "receivedAt": "2026-11-23T15:20:48.830Z",
+        "fault": None,
     }
     assert json.loads(request(body=None, text="{").as_json())["text"] == "{"
     assert json.loads(request(body=None).as_json())["body"] is None
