@@ -508,7 +508,9 @@ def _taken(call: _Call, arrivals: Sequence[_Arrival]) -> Iterator[tuple[int, obj
 def _asked(call: _Call, arrivals: Sequence[_Arrival]) -> list[Asked]:
     """Read what decisions are asked for: v1 has a query in each event, v2 one beside its event."""
     is_v2 = call.endpoint.version == "v2"
-    queries = ((index, _lookup(call.fields if is_v2 else event, "query")) for index, event in _taken(call, arrivals))
+    queries = (
+        (index, _lookup(call.fields if is_v2 else event, "query")) for index, event in _taken(call, arrivals)
+    )
     return [asked for index, query in queries if (asked := read_asked(query, index)) is not None]
 
 

@@ -122,7 +122,10 @@ class Decisions:
     def _handle(self, asked: Asked) -> Handle:
         chosen = [
             _proposition(provider, scope, items)
-            for provider, scopes, kind in (("TGT", asked.scopes, "scopes"), ("AJO", asked.surfaces, "surfaces"))
+            for provider, scopes, kind in (
+                ("TGT", asked.scopes, "scopes"),
+                ("AJO", asked.surfaces, "surfaces"),
+            )
             for scope in scopes
             if (items := _understood(self._items[kind].get(scope, ()), asked.schemas))
         ]

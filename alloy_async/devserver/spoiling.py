@@ -89,7 +89,9 @@ def _with_errors(answer: EdgeAnswer) -> EdgeAnswer:
     # The answer of collect is empty; its id stands in the header, percent-encoded.
     empty = {"requestId": unquote(answer.headers["x-request-id"]), "handle": []}
     content: dict[str, Any] = json.loads(answer.body) if answer.body else empty
-    problem = Problem("0200-504", "A fault switch says that an upstream did not answer in time.", event_index=0)
+    problem = Problem(
+        "0200-504", "A fault switch says that an upstream did not answer in time.", event_index=0
+    )
     content["errors"] = [problem.details(content["requestId"])]
     headers = {**answer.headers, "content-type": "application/json;charset=utf-8"}
     return replace(answer, status=207, headers=headers, body=json.dumps(content).encode())

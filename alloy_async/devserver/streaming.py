@@ -32,12 +32,12 @@ class RecordFormat:
 
 
 def read_record_format(meta: object) -> RecordFormat | None:
-    """Read ``meta.konductorConfig.streaming``; None when no records are asked for.
+    r"""Read ``meta.konductorConfig.streaming``; None when no records are asked for.
 
     Raises:
         Problem: 0102-400, a separator that is no short text. The code is presumed.
 
-    Source: Adobe's mobile SDKs: ``{"enabled": true, "recordSeparator": "\\u0000", "lineFeed": "\\n"}``.
+    Source: Adobe's mobile SDKs: ``{"enabled": true, "recordSeparator": "\u0000", "lineFeed": "\n"}``.
     """
     config = meta.get("konductorConfig") if isinstance(meta, dict) else None
     streaming = config.get("streaming") if isinstance(config, dict) else None
@@ -71,7 +71,7 @@ def in_records(answer: EdgeAnswer, form: RecordFormat | None) -> EdgeAnswer:
 def _records(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a record for each handle, and one for the errors and warnings; never none at all."""
     about = {"requestId": content["requestId"]}
-    findings = {name: content[name] for name in ("errors", "warnings") if name in content}
+    findings: dict[str, Any] = {name: content[name] for name in ("errors", "warnings") if name in content}
     for handle in content["handle"]:
         yield {**about, "handle": [handle]}
     if findings or not content["handle"]:

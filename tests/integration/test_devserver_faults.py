@@ -8,9 +8,7 @@ import httpx
 import pytest
 
 pytest.importorskip("starlette")
-uvicorn = pytest.importorskip("uvicorn")
-
-from uvicorn.protocols.http.h11_impl import H11Protocol
+pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy
 from alloy_async.devserver import DevelopmentEdge, Fault, create_app, serving
@@ -24,6 +22,8 @@ PATIENCE = 60
 
 
 def protocols():
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
     yield pytest.param(H11Protocol, id="h11")
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -118,7 +118,9 @@ def test_a_cut_answer_promises_more_than_comes(server, edge):
         connection.sendall(head(INTERACT, len(BODY)) + BODY)
         top, _, body = read_all(connection).partition(b"\r\n\r\n")
     assert top.startswith(b"HTTP/1.1 200")
-    promised = next(int(line.split(b":")[1]) for line in top.splitlines() if line.startswith(b"content-length"))
+    promised = next(
+        int(line.split(b":")[1]) for line in top.splitlines() if line.startswith(b"content-length")
+    )
     assert len(body) == promised // 2
     assert len(edge.events) == 1
 
@@ -169,29 +171,13 @@ async def test_the_library_delivers_in_spite_of_all_of_them(server, edge, tmp_pa
     edge.faults.replace(faults)
     async with Alloy() as alloy:
         await alloy.configure(
-            config_id="ds", ims_org_id="o@AdobeOrg", endpoint=server.url, opt_in_enabled=True, state_dir=tmp_path
+            config_id="ds",
+            ims_org_id="o@AdobeOrg",
+            endpoint=server.url,
+            opt_in_enabled=True,
+            state_dir=tmp_path,
         )
         await alloy.opt_in(purposes="all")
         result = await asyncio.wait_for(alloy.event(type="commerce.purchases"), PATIENCE)
     assert [item["event"]["xdm"]["_id"] for item in edge.events] == [result.event_id] * 2
     assert [fault["acted"] for fault in edge.faults.as_json()["faults"]] == [1, 1, 1, 1]
-
-
-async def test_the_library_reads_decisions_out_of_the_file(tmp_path):
-    """An event's ``propositions`` are what the file says, in v1."""
-    file = tmp_path / "decisions.json"
-    schema = "https://ns.adobe.com/personalization/json-content-item"
-    file.write_text('{"scopes": {"hero": [{"schema": "%s", "content": {"title": "Sale"}}]}}' % schema)
-    with serving(create_app(DevelopmentEdge(decisions=file))) as server:
-        async with Alloy() as alloy:
-            await alloy.configure(
-                config_id="ds",
-                ims_org_id="o@AdobeOrg",
-                endpoint=server.url,
-                opt_in_enabled=True,
-                state_dir=tmp_path,
-            )
-            await alloy.opt_in(purposes="all")
-            result = await alloy.event(type="web.page", decision_scopes=["hero", "footer"])
-    assert [proposition["scope"] for proposition in result.propositions] == ["hero"]
-    assert result.propositions[0]["items"][0]["data"]["content"] == {"title": "Sale"}

@@ -86,7 +86,10 @@ def test_a_fault_is_read_from_text_and_json_alike(text, fault, label):
         ("cut,rate=1.5", "rate: must be a number from 0 to 1, not 1.5"),
         ("cut,rate=true", "rate: must be a number from 0 to 1, not true"),
         ("cut,retry-after=1", "retry-after: goes with status or text only"),
-        ("status=503,retry-after=1,retry-after-date=1", "retry-after-date: cannot be combined with retryAfter"),
+        (
+            "status=503,retry-after=1,retry-after-date=1",
+            "retry-after-date: cannot be combined with retryAfter",
+        ),
         ("reset=before,event-type=a", "event-type: is not known before the body is read; use reset after"),
         ("reset=before,visitor=a", "visitor: is not known before the body is read; use reset after"),
         ("content-type=a\r\nb", "content-type: must be a content type"),
@@ -369,7 +372,10 @@ async def test_faults_are_shown_and_changed_from_the_desk():
         assert state == {"seed": 3, "faults": [{"status": 503, "rate": 0.5, "acted": 0}]}
         assert (await desk.post("/_dev/faults", json=state)).json() == state
         changed = await desk.post("/_dev/faults", json={"faults": [{"cut": True}]})
-        assert (changed.status_code, changed.json()) == (200, {"seed": 3, "faults": [{"cut": True, "acted": 0}]})
+        assert (changed.status_code, changed.json()) == (
+            200,
+            {"seed": 3, "faults": [{"cut": True, "acted": 0}]},
+        )
         assert list(edge.faults) == [Fault(cut=True)]
         assert (await desk.delete("/_dev/faults")).status_code == 204
         assert (await desk.get("/_dev/faults")).json() == {"seed": 3, "faults": []}
