@@ -12,7 +12,7 @@ import typer
 from .terminal import say, warn
 
 if TYPE_CHECKING:
-    from ..devserver import Sink
+    from ..devserver import Faults, Sink
 
 __all__ = ["serve"]
 
@@ -40,26 +40,53 @@ def serve(
         typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
     ] = None,
     org_id: Annotated[str | None, typer.Option(help="Organisation that the edge belongs to.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE,…",
+            help="What shall go wrong, for example status=503,retry-after=2,rate=0.3,path=/interact; may be repeated.",
+        ),
+    ] = None,
+    fault_seed: Annotated[int, typer.Option(help="Seed of the dice that faults with a rate throw.")] = 0,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file with what is answered to those who ask for decisions."),
+    ] = None,
 ) -> None:
     """Run the development edge until Ctrl-C.
 
     A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it on a page
     below /_dev/. It listens on loopback unless told otherwise.
     """
-    from ..devserver import DEMO_ORG, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
+    from ..devserver import DEMO_ORG, DecisionsError, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
 
     if sqlite and jsonl:
         raise typer.BadParameter("give one of --sqlite and --jsonl: each keeps everything")
 
+    faults = _read_faults(fault or [], fault_seed)
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     try:
-        edge = DevelopmentEdge(org_id=org_id, datastreams=config_id or None, sink=_sink(sqlite, jsonl))
+        edge = DevelopmentEdge(
+            org_id=org_id,
+            datastreams=config_id or None,
+            sink=_sink(sqlite, jsonl),
+            faults=faults,
+            decisions=decisions,
+        )
+    except DecisionsError as error:
+        warn(f"Decisions cannot be used: {error}")
+        raise typer.Exit(1) from None
     except (sqlite3.Error, OSError, ValueError) as error:
         warn(f"{sqlite or jsonl}: cannot be used: {error}")
         raise typer.Exit(1) from None
     try:
-        run(create_app(edge), host, port, announce=lambda line: _announce(line, example, open_page=open_page))
+        run(
+            create_app(edge),
+            host,
+            port,
+            announce=lambda line: _announce(line, example, faults, open_page=open_page),
+        )
     except OSError as error:
         warn(
             f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
@@ -79,7 +106,16 @@ def _sink(sqlite: Path | None, jsonl: Path | None) -> "Sink | None":
     return None if sqlite is None else SQLiteFile(sqlite)
 
 
-def _announce(line: str, example: str, *, open_page: bool) -> None:
+def _read_faults(texts: list[str], seed: int) -> "Faults":
+    from ..devserver import Fault, FaultError, Faults  # noqa: PLC0415 - as above
+
+    try:
+        return Faults([Fault.from_text(text) for text in texts], seed)
+    except FaultError as error:
+        raise typer.BadParameter(str(error), param_hint="--fault") from None
+
+
+def _announce(line: str, example: str, faults: "Faults", *, open_page: bool) -> None:
     say(line)
     address = _address(line)
     if open_page:
@@ -90,6 +126,8 @@ def _announce(line: str, example: str, *, open_page: bool) -> None:
         warn(
             "Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away."
         )
+    for fault in faults:
+        say(f"Fault: {fault.label}")
     say("Ctrl-C stops it.")
 
 

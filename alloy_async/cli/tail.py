@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-import httpx
 import typer
 
 from .entries import lines_of
@@ -41,64 +43,66 @@ def tail(
     A line for each event: when it came, the answer's status, its type, what became of it, whose it is, and how long it
     had waited since it was called. It goes on when the edge is started again.
     """
-    follower = _Follower(address.rstrip("/"), lines)
-    show = _show_json if as_json else _show
-    try:
-        with httpx.Client(verify=not _is_loopback(address), trust_env=False, timeout=_ALIVE) as client:
-            _follow(follower, client, show)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
         warn(
             f"{address}: not an address. Give it as alloy-async serve printed it, such as http://127.0.0.1:8080"
         )
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        pass  # how it ends
+        raise typer.Exit(2)
+    with suppress(KeyboardInterrupt):  # how it ends
+        _follow(_Follower(parts, lines), _show_json if as_json else _show)
 
 
-def _follow(follower: _Follower, client: httpx.Client, show: Any) -> None:
+def _follow(follower: _Follower, show: Callable[[dict[str, Any]], None]) -> None:
     while True:
         try:
-            for entry in follower.entries(client):
+            for entry in follower.entries():
                 show(entry)
-        except httpx.UnsupportedProtocol:
-            raise
-        except httpx.HTTPError as error:
+        except (OSError, HTTPException, _NoEdge) as error:
             if follower.session is None:
                 warn(
                     f"No development edge answers at {follower.address}: {error}. Start one: alloy-async serve"
                 )
                 raise typer.Exit(1) from None
-        warn(f"{follower.address} is gone; waiting for it. Ctrl-C ends.")
-        _wait_for(follower, client)
-
-
-def _wait_for(follower: _Follower, client: httpx.Client) -> None:
-    while True:
+        if not follower.is_waiting:
+            follower.is_waiting = True
+            warn(f"{follower.address} is gone; waiting for it. Ctrl-C ends.")
         time.sleep(_PAUSE)
-        try:
-            client.get(f"{follower.address}/_dev/search")
-        except httpx.HTTPError:
-            continue
-        return
+
+
+class _NoEdge(Exception):
+    """Something else answers."""
 
 
 @dataclass
 class _Follower:
     """Reads the feed, and knows where it was when the connection broke."""
 
-    address: str
+    parts: SplitResult
     lines: int
     session: str | None = None
     last_id: str | None = None
+    is_waiting: bool = False
     _skip: int = field(default=0, init=False)
 
-    def entries(self, client: httpx.Client) -> Iterator[dict[str, Any]]:
-        """Yield entries until the edge ends the stream."""
+    @property
+    def address(self) -> str:
+        return f"{self.parts.scheme}://{self.parts.netloc}"
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield entries until the edge ends the stream.
+
+        Raises:
+            OSError, HTTPException: it cannot be reached, or went away.
+            _NoEdge: something else answers.
+        """
         headers = {} if self.last_id is None else {"Last-Event-ID": self.last_id}
-        with client.stream("GET", f"{self.address}/_dev/feed", headers=headers) as answer:
+        with closing(_connect(self.parts)) as connection:
+            connection.request("GET", "/_dev/feed", headers=headers)
+            answer = connection.getresponse()
             if "event-stream" not in answer.headers.get("content-type", ""):
-                raise httpx.ReadError(f"status {answer.status_code}, which no development edge answers")
-            for name, identity, data in _messages(answer.iter_lines()):
+                raise _NoEdge(f"status {answer.status}")
+            for name, identity, data in _messages(line.decode().rstrip("\n") for line in answer):
                 self.last_id = identity or self.last_id
                 if name == "hello":
                     self._meet(data)
@@ -108,12 +112,20 @@ class _Follower:
     def _meet(self, hello: dict[str, Any]) -> None:
         """Of an edge's first greeting only the newest is shown; after a break nothing is left out."""
         self._skip = max(0, hello["earlier"] - self.lines) if self.session is None else 0
-        self.session = hello["session"]
+        self.session, self.is_waiting = hello["session"], False
 
     def _not_skipped(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         shown = entries[self._skip :]
         self._skip = max(0, self._skip - len(entries))
         return shown
+
+
+def _connect(parts: SplitResult) -> HTTPConnection:
+    if parts.scheme == "http":
+        return HTTPConnection(parts.netloc, timeout=_ALIVE)
+    # Nobody has signed the throw-away certificate of an edge on this machine.
+    trusting = ssl._create_unverified_context() if _is_loopback(parts.hostname or "") else None  # noqa: S323, SLF001
+    return HTTPSConnection(parts.netloc, timeout=_ALIVE, context=trusting)
 
 
 def _messages(lines: Iterator[str]) -> Iterator[tuple[str, str | None, Any]]:
@@ -137,9 +149,7 @@ def _show_json(entry: dict[str, Any]) -> None:
     typer.echo(json.dumps(entry))
 
 
-def _is_loopback(address: str) -> bool:
-    """Tell whether an address is this machine, whose throw-away certificate nobody has signed."""
-    host = urlsplit(address).hostname or ""
+def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

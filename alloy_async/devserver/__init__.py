@@ -15,21 +15,29 @@ It listens on loopback unless told otherwise, and is a tool for people at a desk
 from __future__ import annotations
 
 from .app import create_app
+from .delivery import ConnectionFault
 from .edge import DEMO_ORG, DevelopmentEdge
 from .exchange import Exchange, ReceivedEvent
+from .faults import Fault, FaultError, Faults
 from .findings import Finding
 from .jsonl import JSONLinesFile
 from .messages import EdgeAnswer, EdgeRequest
+from .personalization import DecisionsError
 from .recorder import Past, Recorder, Sink, Window
 from .server import Serving, run, serving
 from .sqlite import SQLiteFile
 
 __all__ = [
     "DEMO_ORG",
+    "ConnectionFault",
+    "DecisionsError",
     "DevelopmentEdge",
     "EdgeAnswer",
     "EdgeRequest",
     "Exchange",
+    "Fault",
+    "FaultError",
+    "Faults",
     "Finding",
     "JSONLinesFile",
     "Past",

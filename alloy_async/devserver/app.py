@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from .bounded import read_bounded
+from .delivery import deliver, reset_connection
 from .desk import DeskOnly
 from .edge import DevelopmentEdge
 from .feed import Feed
 from .messages import EdgeRequest
 from .readback import Readback
+from .switches import FaultSwitches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,15 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app"]
 
-_PATIENCE = 1_048_576
-"""Bytes read of a body that is too large, so that a client a little over hears why instead of a reset connection."""
-
 
 def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """Make the application around a development edge.
 
     Besides the collection endpoints it serves, to loopback names and hosts that the operator named only:
-    what it received, see `Readback`.
+    what it received, see `Readback`, and ``GET``, ``POST`` and ``DELETE /_dev/faults``.
 
     Args:
         edge: the edge; by default one that takes any datastream. It stands at ``app.state.edge``, and is closed when
@@ -40,12 +39,15 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
             connections to end.
     """
     edge = DevelopmentEdge() if edge is None else edge
-    feed = Feed(edge.recorder)
+    feed = Feed(edge.recorder, faults=edge.faults.as_json)
     app = Starlette(
         routes=[
             Mount(
                 "/_dev",
-                routes=Readback(edge, feed).routes(),
+                routes=[
+                    *Readback(edge, feed).routes(),
+                    Route("/faults", FaultSwitches(edge, feed), methods=["GET", "POST", "DELETE"]),
+                ],
                 middleware=[Middleware(DeskOnly, hosts=edge.hosts)],
             ),
             Route("/{path:path}", _Collection(edge)),
@@ -71,33 +73,14 @@ class _Collection:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if self._edge.loses(_edge_request(request, None)):
+            await reset_connection(scope, receive)
+            return
         try:
-            body = await _read_bounded(request, self._edge.max_body)
+            body = await read_bounded(request, self._edge.max_body)
         except ClientDisconnect:
             return  # nobody is left to hear an answer
-        answer = self._edge.answer(_edge_request(request, body))
-        await Response(answer.body, answer.status, answer.headers)(scope, receive, send)
-
-
-async def _read_bounded(request: Request, limit: int) -> bytes | None:
-    """Read a body of at most ``limit`` bytes; None when it is larger. Never holds more than that in memory."""
-    if _announced(request) > limit + _PATIENCE:
-        return None
-    kept, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit + _PATIENCE:
-            return None
-        if size <= limit:
-            kept += chunk
-    return bytes(kept) if size <= limit else None
-
-
-def _announced(request: Request) -> int:
-    try:
-        return int(request.headers.get("content-length", "0"))
-    except ValueError:
-        return 0
+        await deliver(self._edge.answer(_edge_request(request, body)), scope, receive, send)
 
 
 def _edge_request(request: Request, body: bytes | None) -> EdgeRequest:

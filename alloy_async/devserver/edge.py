@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from .body import Body, read_body, read_media_type
 from .consent import ConsentMemory, consent_string_denies, decide
+from .cors import allowing, is_preflight, preflight_headers
+from .faults import Fault, Faults
 from .handles import (
     ClientState,
     Handle,
     StateEntries,
     identity_result,
     location_hints,
+    media_session,
     read_state,
     state_store,
 )
@@ -28,11 +31,16 @@ from .identity import IdentityMap, find_ecid, mint_ecid, read_identity_map, requ
 from .messages import EdgeAnswer, EdgeRequest
 from .observation import Notes, observe
 from .paths import Endpoint, Paths
+from .personalization import Asked, Decisions, read_asked
 from .problems import Problem, consent_warning
 from .recorder import Recorder, Sink
+from .spoiling import refuse, spoil
+from .streaming import in_records, read_record_format
+from .subjects import event_types, visitors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from os import PathLike
 
 __all__ = ["DEMO_ORG", "DevelopmentEdge", "EdgeAnswer", "EdgeRequest"]
 
@@ -92,7 +100,13 @@ class DevelopmentEdge:
         max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
         sink: file in which exchanges are kept as well, over restarts: `SQLiteFile` or `JSONLinesFile`.
         hosts: host names besides loopback under which ``/_dev`` may be read.
+        faults: what shall go wrong; the attribute of this name is changed while it runs.
+        decisions: JSON file with what is answered to clients that ask for decisions; read again when it changes.
         clock: returns the time of arrival, timezone-aware.
+
+    Raises:
+        DecisionsError: the file of decisions cannot be used.
+        OSError, sqlite3.Error, ValueError: the file of the sink cannot be used.
 
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
@@ -109,17 +123,21 @@ class DevelopmentEdge:
         max_events: int = 100_000,
         sink: Sink | None = None,
         hosts: Collection[str] = (),
+        faults: Faults | Iterable[Fault] = (),
+        decisions: str | PathLike[str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.expired_tokens: set[str] = set(expired_tokens)
         self.max_body = max_body
         self.hosts: frozenset[str] = frozenset(hosts)
+        self.faults: Faults = faults if isinstance(faults, Faults) else Faults(faults)
         self._paths = Paths(base_path)
         self._datastreams = datastreams
         self._authenticated = authenticated
         self._entries = StateEntries(org_id)
         self._consent = ConsentMemory(_MAX_VISITORS)
         self._clock = clock
+        self._decisions = Decisions(decisions)
         # Last: it opens a file, and nothing after it may fail.
         self.recorder: Recorder = Recorder(max_events, sink)
 
@@ -149,39 +167,61 @@ class DevelopmentEdge:
         """Close the file; what is in memory can still be read."""
         self.recorder.close()
 
-    def answer(self, request: EdgeRequest, *, fault: str | None = None) -> EdgeAnswer:
-        """Answer one request, and record it.
-
-        Args:
-            request: the request.
-            fault: what a fault switch does to the answer on its way.
-        """
-        notes = self._begin(request, fault)
+    def answer(self, request: EdgeRequest) -> EdgeAnswer:
+        """Answer one request, and record it."""
+        moment = self._clock()
         reading = self._read(request)
+        fault = self._fault(request, reading)
+        notes = self._notes(request, moment, fault)
         try:
+            refuse(fault)
             answer, taken = self._admit(request, reading, notes), True
         except Problem as problem:
             answer, taken = _refusal(problem, notes.request_id), False
+        answer = _shaped(request, reading, spoil(answer, fault, moment))
         self._record(request, reading, answer, notes, taken=taken)
-        return answer
+        return replace(answer, fault=fault)
 
-    def fail(self, request: EdgeRequest, answer: EdgeAnswer, fault: str) -> None:
-        """Record a request that a fault kept from the edge; its events count as refused.
+    def loses(self, request: EdgeRequest) -> bool:
+        """Tell whether a fault resets the connection of a request that is not read yet, and record it if so.
 
         Args:
-            request: the request.
-            answer: what went back; status 0 when the connection was broken instead.
-            fault: what a fault switch did.
+            request: without its body.
         """
-        notes = self._begin(request, fault)
+        fault = self.faults.choose_unread(request.path)
+        if fault is None:
+            return False
+        notes = self._notes(request, self._clock(), fault)
+        self._record(request, None, EdgeAnswer(0, {}, b""), notes, taken=False)
+        return True
+
+    # Faults: which one meets a request.
+
+    def _fault(self, request: EdgeRequest, reading: Body | Problem) -> Fault | None:
+        """Choose. A preflight is none of the client's requests, so none meets it."""
+        if not self.faults or request.method == "OPTIONS":
+            return None
+        if isinstance(reading, Problem):
+            return self.faults.choose(request.path)
+        named = visitors(reading.fields, self._cookie_ecid(reading))
+        return self.faults.choose(request.path, named, event_types(reading.fields))
+
+    def _cookie_ecid(self, reading: Body) -> str | None:
+        try:
+            return read_state(reading.fields.get("meta"), self._entries).ecid
+        except Problem:
+            return None  # refused for it further on
+
+    def _notes(self, request: EdgeRequest, moment: datetime, fault: Fault | None) -> Notes:
         endpoint = self._paths.find(request.path)
-        notes.action = endpoint.action if endpoint else None
-        self._record(request, self._read(request), answer, notes, taken=False)
+        return Notes(
+            request_id=_answered_id(request),
+            received_at=_timestamp(moment),
+            fault=None if fault is None else fault.label,
+            action=None if endpoint is None else endpoint.action,
+        )
 
     # Doors: from a request to a call.
-
-    def _begin(self, request: EdgeRequest, fault: str | None) -> Notes:
-        return Notes(_answered_id(request), _timestamp(self._clock()), fault)
 
     def _read(self, request: EdgeRequest) -> Body | Problem:
         """Read the body before anything is judged: the record shows it parsed even for a path that nobody knows."""
@@ -193,20 +233,28 @@ class DevelopmentEdge:
             return problem
 
     def _record(
-        self, request: EdgeRequest, reading: Body | Problem, answer: EdgeAnswer, notes: Notes, *, taken: bool
+        self,
+        request: EdgeRequest,
+        reading: Body | Problem | None,
+        answer: EdgeAnswer,
+        notes: Notes,
+        *,
+        taken: bool,
     ) -> None:
         body = reading if isinstance(reading, Body) else None
         self.recorder.add(observe(request, body, answer, notes, taken=taken))
 
     def _admit(self, request: EdgeRequest, reading: Body | Problem, notes: Notes) -> EdgeAnswer:
+        if is_preflight(request.method, request.headers) and self._paths.find(request.path) is not None:
+            return EdgeAnswer(204, {**_headers(notes.request_id), **preflight_headers(request.headers)}, b"")
         endpoint = self._endpoint(request)
-        notes.action = endpoint.action
         notes.datastream_id = self._datastream(endpoint, request.query)
         if self._authenticated and endpoint.version == "v2":
             self._check_credentials(request.headers)
         read_media_type(request.headers.get("content-type"))
         if isinstance(reading, Problem):
             raise reading
+        read_record_format(reading.fields.get("meta"))  # for its refusals; it is used once there is an answer
         state = read_state(reading.fields.get("meta"), self._entries)
         notes.ecid, notes.consent = state.ecid, state.consent
         return self._act(_Call(endpoint, request, reading, state, notes))
@@ -255,11 +303,15 @@ class DevelopmentEdge:
                 return self._set_consent(call)
             case "identity/acquire":
                 return self._acquire(call)
+            case "media":
+                return self._media(call)
 
     def _interact(self, call: _Call) -> EdgeAnswer:
         arrivals = self._arrivals(call)
+        asked = _asked(call, arrivals)
         ecid = call.notes.ecid = arrivals[0].ecid or mint_ecid()
         handles = [*self._visitor_handles(call, ecid), *self._denials(arrivals)]
+        handles += [*_media_sessions(call, arrivals), *self._decisions.handles(asked)]
         return _answer(call, handles, warnings=_warnings(arrivals))
 
     def _collect(self, call: _Call) -> EdgeAnswer:
@@ -271,7 +323,21 @@ class DevelopmentEdge:
         silent = call.request.query.get("silent", "").lower() == "true"
         if call.endpoint.version == "v1" or silent:
             return EdgeAnswer(204, _headers(call.request_id), b"")
-        return _json_answer(202, call.request_id, {"requestId": call.request_id})
+        # The documentation's answer is the id alone; a browser's client rejects what has no list of handles.
+        return _json_answer(202, call.request_id, {"requestId": call.request_id, "handle": []})
+
+    def _media(self, call: _Call) -> EdgeAnswer:
+        """Begin a session, or take what happens in one. Whether a session still lives is not looked at.
+
+        Source: Adobe Experience Platform Edge Network API, media: 200 with the session's id, 204 for the rest.
+        """
+        if call.endpoint.media == "sessionStart":
+            return self._interact(call)
+        for index, event in enumerate(_events(call)):
+            if not isinstance(_lookup(event, "xdm", "mediaCollection", "sessionID"), str):
+                detail = f"'xdm.mediaCollection.sessionID' of the event #{index} is missing."
+                raise Problem("0103-400", detail, event_index=index)
+        return self._collect(call)
 
     def _set_consent(self, call: _Call) -> EdgeAnswer:
         """Store a choice. It is tied to an ECID, so that one is minted even for a refusal.
@@ -350,6 +416,34 @@ def _events(call: _Call) -> Sequence[object]:
     return value if isinstance(value, list) and name == "events" else [value]
 
 
+def _taken(call: _Call, arrivals: Sequence[_Arrival]) -> Iterator[tuple[int, object]]:
+    """Yield index and content of the events that consent lets through."""
+    pairs = zip(arrivals, _events(call), strict=True)
+    return ((arrival.index, event) for arrival, event in pairs if not arrival.withheld)
+
+
+def _asked(call: _Call, arrivals: Sequence[_Arrival]) -> list[Asked]:
+    """Read what decisions are asked for: v1 has a query in each event, v2 one beside its event."""
+    is_v2 = call.endpoint.version == "v2"
+    queries = (
+        (index, _lookup(call.fields if is_v2 else event, "query")) for index, event in _taken(call, arrivals)
+    )
+    return [asked for index, query in queries if (asked := read_asked(query, index)) is not None]
+
+
+def _media_sessions(call: _Call, arrivals: Sequence[_Arrival]) -> list[Handle]:
+    """Give an id to each media session that begins; the browser's client begins them by interact.
+
+    Source: adobe/alloy, media: the event type ``media.sessionStart``.
+    """
+    begins = call.endpoint.media == "sessionStart"
+    return [
+        media_session()
+        for _, event in _taken(call, arrivals)
+        if begins or _lookup(event, "xdm", "eventType") == "media.sessionStart"
+    ]
+
+
 def _xdm(event: object, index: int) -> Mapping[str, Any]:
     if not isinstance(event, dict):
         raise Problem("0102-400", f"The event #{index} must be an object.", event_index=index)
@@ -413,3 +507,10 @@ def _json_answer(status: int, request_id: str, content: Mapping[str, Any]) -> Ed
 def _headers(request_id: str) -> dict[str, str]:
     # The id comes from the request: percent-encoded, it can neither break a header nor add one.
     return {"x-request-id": quote(request_id), "x-adobe-edge": _REGION}
+
+
+def _shaped(request: EdgeRequest, reading: Body | Problem, answer: EdgeAnswer) -> EdgeAnswer:
+    """Give an answer the form that its client reads: in records when asked for, and open to its page."""
+    if isinstance(reading, Body) and answer.status < 300:
+        answer = in_records(answer, read_record_format(reading.fields.get("meta")))
+    return replace(answer, headers={**answer.headers, **allowing(request.headers)})

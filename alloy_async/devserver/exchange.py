@@ -196,6 +196,7 @@ class Exchange:
             "status": self.answer.status,
             "requestId": self.request_id,
             "receivedAt": self.received_at,
+            "fault": self.fault,
         }
         return f'{{"body": {self.body or "null"}, {json.dumps(about)[1:]}'
 

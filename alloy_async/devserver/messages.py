@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .faults import Fault
+
 __all__ = ["EdgeAnswer", "EdgeRequest"]
 
 
@@ -38,8 +40,10 @@ class EdgeAnswer:
         status: the HTTP status; 0 when the connection was broken instead.
         headers: the headers, names in lower case.
         body: the body; empty for a 204.
+        fault: what shall happen to it on its way; what a fault changes in the answer itself is changed already.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    fault: Fault | None = None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
+from .connection import offering_connections
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from types import FrameType
@@ -148,6 +150,7 @@ class _Server(uvicorn.Server):
 def _config(app: Starlette, loop: Literal["auto", "asyncio"]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=offering_connections(),
         loop=loop,
         log_config=None,  # the host program's logging is not ours to set up
         log_level="warning",

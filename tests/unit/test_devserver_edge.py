@@ -99,7 +99,13 @@ def assert_problem(answer, code, *, event_index=None):
         ("ee", "/ee/v1/interact/", 404),
         ("ee", "/ee/v1/interact%0A", 404),
         ("ee", "/ee/or2/or2/v1/interact", 404),
-        ("ee", "/ee/va/v1/sessionStart", 404),
+        ("ee", "/ee/va/v1/sessionStart", 200),
+        ("ee", "/ee/or2/va/v1/sessionStart", 200),
+        ("ee", "/ee/va/or2/v1/sessionStart", 404),
+        ("ee", "/ee/v1/sessionStart", 404),
+        ("ee", "/ee/va/v2/sessionStart", 404),
+        ("ee", "/ee/va/v1/interact", 404),
+        ("ee", "/ee/va/v1/sessionstart", 404),
         ("ee", "/ee/v2/privacy/set-consent", 404),
         ("ee", "/ee/v2/identity/acquire", 404),
         ("ee", "/_dev", 404),
@@ -440,7 +446,8 @@ async def test_v2_collect_says_accepted_or_nothing(browser, development_edge):
     body = {"events": [{"xdm": {"identityMap": PRIMARY}}]}
     answer = await browser.post(f"{COLLECT_2}&requestId=r", json=body)
     assert answer.status_code == 202
-    assert answer.json().keys() == {"requestId"}
+    assert answer.json().keys() == {"requestId", "handle"}
+    assert answer.json()["handle"] == []
     assert answer.json()["requestId"].startswith("r-")
     assert (await browser.post(f"{COLLECT_2}&silent=true", json=body)).status_code == 204
     assert (await browser.post(f"{COLLECT_2}&silent=false", json=body)).status_code == 202

@@ -177,6 +177,7 @@ def test_a_request_is_read_back_to_the_letter():
         "status": 204,
         "requestId": "r-1",
         "receivedAt": RECEIVED_AT,
+        "fault": None,
     }
     assert json.loads(exchange(body=None, text="{").as_request_json())["text"] == "{"
 
