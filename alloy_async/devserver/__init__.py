@@ -15,6 +15,7 @@ It listens on loopback unless told otherwise, and is a tool for people at a desk
 from __future__ import annotations
 
 from .app import create_app
+from .certificate import Certificate, throw_away_certificate
 from .edge import DEMO_ORG, DevelopmentEdge, EdgeAnswer, EdgeRequest
 from .recorder import RecordedEvent, RecordedRequest, Recorder, Sink
 from .server import Serving, run, serving
@@ -22,6 +23,7 @@ from .sqlite import SQLiteFile
 
 __all__ = [
     "DEMO_ORG",
+    "Certificate",
     "DevelopmentEdge",
     "EdgeAnswer",
     "EdgeRequest",
@@ -34,4 +36,5 @@ __all__ = [
     "create_app",
     "run",
     "serving",
+    "throw_away_certificate",
 ]
