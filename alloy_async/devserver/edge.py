@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from .body import Body, read_body, read_media_type
 from .consent import ConsentMemory, consent_string_denies, decide
+from .cors import allowing, is_preflight, preflight_headers
 from .handles import (
     ClientState,
     Handle,
@@ -191,6 +192,7 @@ class DevelopmentEdge:
             answer = self._admit(request, reading, request_id, received_at)
         except Problem as problem:
             answer = _refusal(problem, request_id)
+        answer = replace(answer, headers={**answer.headers, **allowing(request.headers)})
         self._record_request(request, reading, answer.status, request_id, received_at)
         return answer
 
@@ -208,6 +210,8 @@ class DevelopmentEdge:
     def _admit(
         self, request: EdgeRequest, reading: Body | Problem, request_id: str, received_at: str
     ) -> EdgeAnswer:
+        if is_preflight(request.method, request.headers) and self._paths.find(request.path) is not None:
+            return EdgeAnswer(204, {**_headers(request_id), **preflight_headers(request.headers)}, b"")
         endpoint = self._endpoint(request)
         datastream_id = self._datastream(endpoint, request.query)
         if self._authenticated and endpoint.version == "v2":
