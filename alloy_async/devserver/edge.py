@@ -219,7 +219,7 @@ class DevelopmentEdge:
         read_media_type(request.headers.get("content-type"))
         if isinstance(reading, Problem):
             raise reading
-        state = read_state(reading.fields.get("meta"), self._entries)
+        state = read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
         return self._act(_Call(endpoint, datastream_id, request_id, received_at, request, reading, state))
 
     def _endpoint(self, request: EdgeRequest) -> Endpoint:
