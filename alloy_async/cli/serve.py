@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 import typer
 
 from .terminal import say, warn
+from .trust import Trust, trust_for
 
 __all__ = ["serve"]
 
 
 def serve(
+    context: typer.Context,
     *,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")
@@ -30,6 +32,9 @@ def serve(
         typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
     ] = None,
     org_id: Annotated[str | None, typer.Option(help="Organisation that the edge belongs to.")] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate made for this run (extra: tls).")
+    ] = False,
 ) -> None:
     """Run the development edge until Ctrl-C.
 
@@ -38,6 +43,7 @@ def serve(
     """
     from ..devserver import DEMO_ORG, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
 
+    trust = context.with_resource(trust_for(host)) if tls else None
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     try:
@@ -46,7 +52,13 @@ def serve(
         warn(f"{sqlite}: cannot be used: {error}")
         raise typer.Exit(1) from None
     try:
-        run(create_app(edge), host, port, announce=lambda line: _announce(line, example))
+        run(
+            create_app(edge),
+            host,
+            port,
+            tls=trust.certificate if trust else None,
+            announce=lambda line: _announce(line, example, trust),
+        )
     except OSError as error:
         warn(
             f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
@@ -58,12 +70,18 @@ def serve(
         edge.close()
 
 
-def _announce(line: str, example: str) -> None:
+def _announce(line: str, example: str, trust: Trust | None) -> None:
     say(line)
     address = _address(line)
-    insecure = "" if _is_loopback(address) else " --allow-insecure"
-    say(f"Send to it: alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}")
-    if insecure:
+    exposed = not _is_loopback(address)
+    trusting = trust.environment if trust else ""
+    insecure = " --allow-insecure" if exposed and trust is None else ""
+    say(
+        f"Send to it: {trusting}alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}"
+    )
+    for advice in trust.advice(address) if trust else ():
+        say(advice)
+    if exposed:
         warn(
             "Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away."
         )
@@ -71,7 +89,7 @@ def _announce(line: str, example: str) -> None:
 
 
 def _address(line: str) -> str:
-    found = re.search(r"http://\S+", line)
+    found = re.search(r"https?://\S+", line)
     return found[0] if found else ""
 
 

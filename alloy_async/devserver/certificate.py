@@ -60,7 +60,7 @@ def throw_away_certificate(*names: str) -> Certificate:
         advice = "https needs the extra tls: pip install 'alloy-async[tls]'"
         raise ModuleNotFoundError(advice, name=missing.name) from None
     authority = trustme.CA()
-    issued = authority.issue_cert(*_LOOPBACK, *names)
+    issued = authority.issue_cert(*dict.fromkeys([*_LOOPBACK, *names]))
     certificate = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
     public_key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return Certificate(
