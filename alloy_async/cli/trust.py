@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Trust", "trust_for"]
 
+_REAL_EDGE = ("edge.adobedc.net", "adobedc.demdex.net")
+"""Where the browser's SDK sends to unless told otherwise; the second only until it knows the visitor."""
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -44,10 +47,10 @@ class Trust:
             address: where the server listens, ``https://host:port``.
         """
         yield f"Certificate for this run, SHA-256 {self.certificate.fingerprint}; its authority: {self.bundle}"
+        rules = ", ".join(f"MAP {host}:443 {urlsplit(address).netloc}" for host in _REAL_EDGE)
         yield (
-            'A browser that believes it, and finds it as edge.shop.test: chromium --user-data-dir="$(mktemp -d)" '
-            f"--ignore-certificate-errors-spki-list={self.certificate.key_hash} "
-            f'--host-resolver-rules="MAP edge.shop.test:443 {urlsplit(address).netloc}"'
+            'A browser that finds it in place of the real edge: chromium --user-data-dir="$(mktemp -d)" '
+            f'--ignore-certificate-errors-spki-list={self.certificate.key_hash} --host-resolver-rules="{rules}"'
         )
 
 

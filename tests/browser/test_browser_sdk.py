@@ -40,6 +40,9 @@ SHOP = "www.shop.test"
 OUR_EDGE, FOREIGN_EDGE = "edge.shop.test", "edge.cloud.test"
 """Under the shop's domain, where cookies travel with the request, and elsewhere, where the SDK copies them into it."""
 
+REAL_EDGE, REAL_IDENTIFICATION = "edge.adobedc.net", "adobedc.demdex.net"
+"""Where the SDK sends to unless told otherwise; to the second until it knows the visitor."""
+
 IDENTITY, CONSENT, CLUSTER = (
     f"kndctr_{DEMO_ORG.replace('@', '_')}_{name}" for name in ("identity", "consent", "cluster")
 )
@@ -89,6 +92,15 @@ def library(tmp_path_factory):
         return package.extractfile("package/dist/alloy.min.js").read()
 
 
+def shop(library):
+    """A site whose pages load the SDK."""
+    routes = [
+        Route("/alloy.js", lambda request: Response(library, media_type="text/javascript")),
+        Route("/{page}", lambda request: HTMLResponse(PAGE)),
+    ]
+    return Starlette(routes=routes)
+
+
 class Servers(NamedTuple):
     """The shop and the edge while they run, and how a browser finds and believes them."""
 
@@ -98,16 +110,13 @@ class Servers(NamedTuple):
 
 @pytest.fixture(scope="module")
 def servers(library):
-    routes = [
-        Route("/alloy.js", lambda request: Response(library, media_type="text/javascript")),
-        Route("/{page}", lambda request: HTMLResponse(PAGE)),
-    ]
     certificate, edge = throw_away_certificate(), DevelopmentEdge()
     with (
         serving(create_app(edge), tls=certificate) as at_edge,
-        serving(Starlette(routes=routes), tls=certificate) as at_shop,
+        serving(shop(library), tls=certificate) as at_shop,
     ):
-        hosts = {SHOP: at_shop, OUR_EDGE: at_edge, FOREIGN_EDGE: at_edge}
+        edges = (OUR_EDGE, FOREIGN_EDGE, REAL_EDGE, REAL_IDENTIFICATION)
+        hosts = {SHOP: at_shop} | dict.fromkeys(edges, at_edge)
         rules = [f"MAP {name}:443 {server.url.removeprefix('https://')}" for name, server in hosts.items()]
         yield Servers(
             edge,
@@ -128,13 +137,13 @@ async def chromium(servers, launch):
 class Visit:
     """A visitor of the shop, and what the edge hears of the visit."""
 
-    def __init__(self, page, edge, edge_domain):
-        self.page, self.edge, self.edge_domain = page, edge, edge_domain
+    def __init__(self, page, edge, edge_domain, address=f"https://{SHOP}"):
+        self.page, self.edge, self.edge_domain, self.address = page, edge, edge_domain, address
         self.complaints = []
         page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))
 
     async def begin(self, **options):
-        await self.page.goto(f"https://{SHOP}/home")
+        await self.page.goto(f"{self.address}/home")
         base = {"datastreamId": "ds", "orgId": DEMO_ORG, "edgeDomain": self.edge_domain}
         quiet = {"clickCollectionEnabled": False, "thirdPartyCookiesEnabled": False}
         await self.alloy("configure", **base, **quiet, **{"defaultConsent": "pending"} | options)
@@ -348,3 +357,29 @@ async def test_what_the_browser_demands_of_answers_to_other_pages(visit):
         assert visit.recorded() == ["by hand"]
     with pytest.raises(Exception, match="Failed to fetch"):
         await visit.page.evaluate("url => fetch(url)", f"https://{visit.edge_domain}/_dev/events")
+
+
+async def test_a_page_that_is_set_up_for_the_real_edge_needs_no_change(servers, page):
+    """Names are resolved otherwise, the page is as in production: the SDK's own defaults, third-party identification too."""
+    servers.edge.reset()
+    await page.goto(f"https://{SHOP}/home")
+    options = {"datastreamId": "ds", "orgId": DEMO_ORG}
+    for command, given in [("configure", options), ("sendEvent", {}), ("sendEvent", {})]:
+        await page.evaluate("([command, options]) => alloy(command, options)", [command, given])
+    first, second = servers.edge.requests
+    assert [request["headers"]["host"] for request in (first, second)] == [REAL_IDENTIFICATION, REAL_EDGE]
+    assert len(servers.edge.events) == 2
+    assert sent_ecid(second)
+
+
+async def test_a_page_on_localhost_is_served_as_well(servers, library, page):
+    """Without https of its own, and without a domain for cookies."""
+    servers.edge.reset()
+    with serving(shop(library), host="127.0.0.1") as at_shop:
+        visit = Visit(page, servers.edge, FOREIGN_EDGE, at_shop.url.replace("127.0.0.1", "localhost"))
+        await visit.begin()
+        await visit.choose(YES)
+        await visit.send("view")
+        await visit.send("view")
+    ecids = {sent_ecid(request) for request in servers.edge.requests[1:]}
+    assert len(ecids) == 1 and len(servers.edge.requests) == 3
