@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from .terminal import say, warn
+from .trust import Trust, trust_for
 
 if TYPE_CHECKING:
     from ..devserver import Faults, Sink
@@ -18,6 +19,7 @@ __all__ = ["serve"]
 
 
 def serve(
+    context: typer.Context,
     *,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")
@@ -52,6 +54,9 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="JSON file with what is answered to those who ask for decisions."),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate made for this run (extra: tls).")
+    ] = False,
 ) -> None:
     """Run the development edge until Ctrl-C.
 
@@ -63,6 +68,7 @@ def serve(
     if sqlite and jsonl:
         raise typer.BadParameter("give one of --sqlite and --jsonl: each keeps everything")
 
+    trust = context.with_resource(trust_for(host)) if tls else None
     faults = _read_faults(fault or [], fault_seed)
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
@@ -85,7 +91,8 @@ def serve(
             create_app(edge),
             host,
             port,
-            announce=lambda line: _announce(line, example, faults, open_page=open_page),
+            tls=trust.certificate if trust else None,
+            announce=lambda line: _announce(line, example, faults, trust, open_page=open_page),
         )
     except OSError as error:
         warn(
@@ -115,14 +122,20 @@ def _read_faults(texts: list[str], seed: int) -> "Faults":
         raise typer.BadParameter(str(error), param_hint="--fault") from None
 
 
-def _announce(line: str, example: str, faults: "Faults", *, open_page: bool) -> None:
+def _announce(line: str, example: str, faults: "Faults", trust: Trust | None, *, open_page: bool) -> None:
     say(line)
     address = _address(line)
     if open_page:
         typer.launch(f"{address}/_dev/")
-    insecure = "" if _is_loopback(address) else " --allow-insecure"
-    say(f"Send to it: alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}")
-    if insecure:
+    exposed = not _is_loopback(address)
+    trusting = trust.environment if trust else ""
+    insecure = " --allow-insecure" if exposed and trust is None else ""
+    say(
+        f"Send to it: {trusting}alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}"
+    )
+    for advice in trust.advice(address) if trust else ():
+        say(advice)
+    if exposed:
         warn(
             "Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away."
         )
@@ -132,7 +145,7 @@ def _announce(line: str, example: str, faults: "Faults", *, open_page: bool) -> 
 
 
 def _address(line: str) -> str:
-    found = re.search(r"http://\S+", line)
+    found = re.search(r"https?://\S+", line)
     return found[0] if found else ""
 
 

@@ -15,6 +15,7 @@ It listens on loopback unless told otherwise, and is a tool for people at a desk
 from __future__ import annotations
 
 from .app import create_app
+from .certificate import Certificate, throw_away_certificate
 from .delivery import ConnectionFault
 from .edge import DEMO_ORG, DevelopmentEdge
 from .exchange import Exchange, ReceivedEvent
@@ -29,6 +30,7 @@ from .sqlite import SQLiteFile
 
 __all__ = [
     "DEMO_ORG",
+    "Certificate",
     "ConnectionFault",
     "DecisionsError",
     "DevelopmentEdge",
@@ -50,4 +52,5 @@ __all__ = [
     "create_app",
     "run",
     "serving",
+    "throw_away_certificate",
 ]

@@ -203,12 +203,13 @@ class DevelopmentEdge:
             return None
         if isinstance(reading, Problem):
             return self.faults.choose(request.path)
-        named = visitors(reading.fields, self._cookie_ecid(reading))
+        named = visitors(reading.fields, self._cookie_ecid(request, reading))
         return self.faults.choose(request.path, named, event_types(reading.fields))
 
-    def _cookie_ecid(self, reading: Body) -> str | None:
+    def _cookie_ecid(self, request: EdgeRequest, reading: Body) -> str | None:
+        cookies = request.headers.get("cookie", "")
         try:
-            return read_state(reading.fields.get("meta"), self._entries).ecid
+            return read_state(reading.fields.get("meta"), self._entries, cookies).ecid
         except Problem:
             return None  # refused for it further on
 
@@ -255,7 +256,7 @@ class DevelopmentEdge:
         if isinstance(reading, Problem):
             raise reading
         read_record_format(reading.fields.get("meta"))  # for its refusals; it is used once there is an answer
-        state = read_state(reading.fields.get("meta"), self._entries)
+        state = read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
         notes.ecid, notes.consent = state.ecid, state.consent
         return self._act(_Call(endpoint, request, reading, state, notes))
 

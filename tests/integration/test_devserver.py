@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import hashlib
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,7 +19,14 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DevelopmentEdge, SQLiteFile, create_app, run, serving
+from alloy_async.devserver import (
+    DevelopmentEdge,
+    SQLiteFile,
+    create_app,
+    run,
+    serving,
+    throw_away_certificate,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -143,6 +152,46 @@ def test_a_gigabyte_is_refused_before_it_is_sent():
         answer = raw_answer(server.url, head.encode())
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"EXEG-0112-413" in answer
+
+
+def test_it_speaks_https_when_it_gets_a_certificate():
+    """To clients that trust its authority, under the names that it was made for; and no http."""
+    pytest.importorskip("trustme")
+    certificate = throw_away_certificate("edge.shop.test")
+    with serving(create_app(), tls=certificate) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cadata=certificate.authority)
+        with httpx.Client(verify=trusting, trust_env=False, base_url=server.url) as client:
+            assert client.post(COLLECT, json=batch(0, 1)).status_code == 204
+            origin = {"Origin": server.url}
+            assert len(client.get("/_dev/events", headers=origin).json()["events"]) == 1
+            named = client.get("/", extensions={"sni_hostname": "edge.shop.test"})
+            assert named.status_code == 404
+        shown = ssl.get_server_certificate(("127.0.0.1", httpx.URL(server.url).port))
+        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()
+        assert certificate.fingerprint.replace(":", "").lower() == digest
+        with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
+            httpx.get(server.url, trust_env=False)
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(server.url.replace("https", "http"), trust_env=False)
+
+
+def test_the_key_is_shown_to_nobody():
+    """Not by repr, and the file that the server reads is gone after the block."""
+    pytest.importorskip("trustme")
+    certificate = throw_away_certificate()
+    assert "PRIVATE KEY" not in repr(certificate) + certificate.authority
+    with certificate.as_file() as file:
+        assert "PRIVATE KEY" in file.read_text()
+        assert file.parent.stat().st_mode & 0o077 == 0
+    assert not file.parent.exists()
+
+
+def test_https_without_its_extra_is_a_clear_error(monkeypatch):
+    """It names the command that mends it."""
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'alloy-async\[tls\]'"):
+        throw_away_certificate()
 
 
 def test_ipv6_loopback_is_served_under_its_brackets():
