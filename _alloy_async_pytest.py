@@ -7,6 +7,7 @@ tests that have nothing to do with it should not wait for that. The first test t
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,19 +64,21 @@ def alloy(request: pytest.FixtureRequest) -> Alloy:
 async def _configured(alloy_edge: ObservedEdge) -> AsyncIterator[Alloy]:
     from alloy_async import Alloy  # noqa: PLC0415 - as above
 
-    async with Alloy() as alloy:
+    alloy = Alloy()
+    try:
         await alloy.configure(**alloy_edge.settings)
         yield alloy
+    finally:
+        await alloy.aclose(grace=0.0)  # whoever wants to see an event arrive has waited for it
 
 
 _with_anyio = pytest.fixture(name="_alloy_with_anyio")(_configured)
 
 
-def _with_asyncio() -> object:
+def _with_asyncio() -> ModuleType:
     """Make a plugin of one fixture, in the words of pytest-asyncio, which is there."""
     import pytest_asyncio  # noqa: PLC0415 - as just said
 
-    class WithAsyncio:
-        configured = staticmethod(pytest_asyncio.fixture(name="_alloy_with_asyncio")(_configured))
-
-    return WithAsyncio()
+    plugin = ModuleType("alloy_async_with_asyncio")
+    vars(plugin)["configured"] = pytest_asyncio.fixture(name="_alloy_with_asyncio")(_configured)
+    return plugin

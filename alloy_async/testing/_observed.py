@@ -64,6 +64,10 @@ class ObservedEdge:
         self._whereabouts = Whereabouts()
         self._is_told = False
 
+    def __repr__(self) -> str:
+        place = "in this process" if self._environment is None else f"at {self.url}"
+        return f"<ObservedEdge {place}: events {len(self.events)}, requests {len(self.requests)}>"
+
     # How to reach it
 
     @property
