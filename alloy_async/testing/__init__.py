@@ -4,8 +4,8 @@ from ._clock import ArrangedCall, CountingIds, ManualClock
 from ._loopback import Arrival, Chunked, Cut, Drip, LoopbackAnswer, LoopbackEdge, Reset
 from ._observed import ObservedEdge
 from ._outbox_suite import OutboxConformance
-from ._received import ReceivedEvent
 from ._recording import RecordedRequest, RecordingEdge
+from ._sent import SentEvent
 from ._serving import serve
 from ._store_suite import StoreConformance
 
@@ -21,10 +21,10 @@ __all__ = [
     "ManualClock",
     "ObservedEdge",
     "OutboxConformance",
-    "ReceivedEvent",
     "RecordedRequest",
     "RecordingEdge",
     "Reset",
+    "SentEvent",
     "StoreConformance",
     "serve",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ._received import ReceivedEvent, arrivals, as_table
+from ._sent import SentEvent, as_table, rows
 from ._whereabouts import Whereabouts
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class ObservedEdge:
             assert edge.events == [] and edge.parked == 1
             await alloy.opt_in(purposes="all")
             [purchase] = await edge.wait_for("commerce.purchases")
+
+    Attributes:
+        edge: the development edge itself, for what can be switched while it runs.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class ObservedEdge:
         settings: Mapping[str, Any],
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._edge = edge
+        self.edge: DevelopmentEdge = edge
         self._begun = begun
         self._settings = settings
         self._environment = environment
@@ -106,14 +109,14 @@ class ObservedEdge:
     # What arrived, what waits
 
     @property
-    def events(self) -> list[ReceivedEvent]:
-        """Every event that the edge took, in order of arrival; ``ReceivedEvent`` is a dict."""
-        return [ReceivedEvent(record["event"]) for record in self._edge.events]
+    def events(self) -> list[SentEvent]:
+        """Every event that the edge took, in order of arrival; ``SentEvent`` is a dict."""
+        return [SentEvent(record["event"]) for record in self.edge.events]
 
     @property
     def requests(self) -> list[dict[str, Any]]:
         """Every request that arrived whole: ``{"method", "path", "query", "headers", "body", "status", …}``."""
-        return self._edge.requests
+        return self.edge.requests
 
     @property
     def parked(self) -> int:
@@ -131,7 +134,7 @@ class ObservedEdge:
 
     def clear(self) -> None:
         """Forget what arrived. What visitors chose stays, what waits goes on waiting."""
-        self._edge.recorder.clear()
+        self.edge.recorder.clear()
         self._begun.count = 0
 
     # Assertions
@@ -142,7 +145,7 @@ class ObservedEdge:
         *,
         count: int = 1,
         timeout: float = 5.0,  # noqa: ASYNC109 - a caller's own timeout would end without saying what arrived
-    ) -> list[ReceivedEvent]:
+    ) -> list[SentEvent]:
         """Wait until so many events have arrived, those that are here already included.
 
         Args:
@@ -175,7 +178,7 @@ class ObservedEdge:
         *,
         count: int = 1,
         timeout: float = 5.0,
-    ) -> list[ReceivedEvent]:
+    ) -> list[SentEvent]:
         """Do what ``wait_for`` does, in a thread without an event loop.
 
         Raises:
@@ -195,7 +198,7 @@ class ObservedEdge:
         type: str | None = None,  # noqa: A002 - the name Adobe gives it
         *,
         count: int | None = None,
-    ) -> list[ReceivedEvent]:
+    ) -> list[SentEvent]:
         """Fail unless events have arrived.
 
         Args:
@@ -230,10 +233,10 @@ class ObservedEdge:
         if self._whereabouts.under_way:
             raise AssertionError(self._explain("expected that nothing is sent; something is about to be"))
 
-    def _of(self, kind: str | None) -> list[ReceivedEvent]:
+    def _of(self, kind: str | None) -> list[SentEvent]:
         return [event for event in self.events if kind is None or event.type == kind]
 
-    def _enough(self, kind: str | None, count: int, verb: str) -> list[ReceivedEvent]:
+    def _enough(self, kind: str | None, count: int, verb: str) -> list[SentEvent]:
         __tracebackhide__ = True
         found = self._of(kind)
         if len(found) >= count:
@@ -249,7 +252,7 @@ class ObservedEdge:
 
     @contextmanager
     def _listening(self, listener: Callable[[], object]) -> Iterator[None]:
-        end = self._edge.recorder.subscribe(listener)
+        end = self.edge.recorder.subscribe(listener)
         try:
             yield
         finally:
@@ -257,8 +260,8 @@ class ObservedEdge:
 
     def _explain(self, headline: str) -> str:
         """Say what was expected, what arrived, and where the rest is."""
-        rows = arrivals(self._edge.requests, self._edge.events)
-        arrived = as_table(rows) if rows else "No request arrived."
+        exchanges, _ = self.edge.recorder.exchanges()
+        arrived = as_table(rows(one.entry() for one in exchanges)) if exchanges else "No request arrived."
         unknown = "What waits is not known: no instance was configured with the edge's settings."
         elsewhere = self._whereabouts.describe() if self._is_told else [unknown]
         return "\n\n".join(filter(None, (headline, arrived, "\n".join(elsewhere))))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -36,7 +37,7 @@ def serve(*, consent: ConsentSoFar = "pending", **edge_options: Any) -> Iterator
     Args:
         consent: what everybody has chosen before, as far as instances are concerned that are configured with
             ``settings``: "pending", "all" or "none".
-        edge_options: see ``DevelopmentEdge``.
+        edge_options: see ``DevelopmentEdge``; faults may be given as in JSON, ``[{"status": 503, "rate": 0.3}]``.
 
     Yields:
         An ``ObservedEdge``.
@@ -62,6 +63,8 @@ def observe(
     known = inspect.signature(DevelopmentEdge).parameters
     _check_options(consent, edge_options, known)
     settings = _settings(consent, edge_options, known)
+    if "faults" in edge_options:
+        edge_options["faults"] = _faults(edge_options["faults"])
     with ExitStack() as stack:
         edge = stack.enter_context(DevelopmentEdge(**edge_options))
         app = create_app(edge)
@@ -112,6 +115,14 @@ def _settings(
         "store": MemoryStore() if consent == "pending" else ChosenStore(consent),
         "outbox": "memory",
     }
+
+
+def _faults(given: Any) -> Any:
+    """Read faults that are given as in JSON; others are taken as they are."""
+    if not isinstance(given, Sequence) or not all(isinstance(fault, Mapping) for fault in given):
+        return given
+    read_faults = importlib.import_module("alloy_async.devserver.faults").read_faults
+    return read_faults({"faults": list(given)})[0]
 
 
 def _environment(settings: Mapping[str, Any], url: str, state_dir: str) -> dict[str, str]:

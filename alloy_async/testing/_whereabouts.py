@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..errors import AlloyError
 from ..hooks import CircuitChanged, Delivered, Failed, Lost, Parked, Record, Refused, Released
 
 __all__ = ["Whereabouts"]
 
 
 class Whereabouts:
-    """A hook that keeps track of events; for ``configure(hooks=[...])``, of as many instances as there are.
-
-    Attributes:
-        ended: how many ended without the edge's taking them, by reason.
-    """
+    """A hook that keeps track of events; for ``configure(hooks=[...])``, of as many instances as there are."""
 
     def __init__(self) -> None:
         # Counted: two events may have the same id, if the application chose it.
         self._parked: Counter[str] = Counter()
         self._under_way: Counter[str] = Counter()
-        self.ended: Counter[str] = Counter()
+        self._ended: Counter[str] = Counter()
+        self._errors: dict[str, AlloyError] = {}
 
     def __call__(self, record: Record) -> None:
         """Note what happened to one event."""
@@ -36,8 +34,12 @@ class Whereabouts:
 
     def _end(self, record: Delivered | Refused | Failed | Lost) -> None:
         _take(self._parked if self._parked[record.event_id] else self._under_way, record.event_id)
-        if not isinstance(record, Delivered):
-            self.ended[_reason(record)] += 1
+        if isinstance(record, Delivered):
+            return
+        reason = _reason(record)
+        self._ended[reason] += 1
+        if isinstance(record, Failed):
+            self._errors.setdefault(reason, record.error)
 
     @property
     def parked(self) -> int:
@@ -56,7 +58,13 @@ class Whereabouts:
             sentences.append(f"{_events(self.parked)} parked: the visitor has not chosen (opt_in).")
         if self.under_way:
             sentences.append(f"{_events(self.under_way)} on the way: released, without an answer so far.")
-        return sentences + [f"{_events(count)} gone: {reason}." for reason, count in self.ended.items()]
+        return sentences + [self._farewell(reason, count) for reason, count in self._ended.items()]
+
+    def _farewell(self, reason: str, count: int) -> str:
+        error = self._errors.get(reason)
+        if error is None:
+            return f"{_events(count)} gone: {reason}."
+        return f"{_events(count)} gone: {reason}; {'the first: ' if count > 1 else ''}{error}"
 
 
 def _take(events: Counter[str], event_id: str) -> None:
@@ -73,5 +81,5 @@ def _reason(record: Refused | Failed | Lost) -> str:
     if isinstance(record, Refused):
         return "the visitor declined" if record.by == "visitor" else "the edge says that the visitor declined"
     if isinstance(record, Failed):
-        return f"failed with {type(record.error).__name__} ({str(record.error).rstrip('.')})"
+        return type(record.error).__name__
     return record.reason

@@ -12,8 +12,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy, ConsentDeclined, EdgeError
-from alloy_async.testing import ReceivedEvent
-from alloy_async.testing._received import arrivals, as_table
+from alloy_async.testing import SentEvent
+from alloy_async.testing._sent import as_table, rows
 from alloy_async.testing._serving import observe
 
 CLOCK = re.compile(r"\d\d:\d\d:\d\d\.\d{3}")
@@ -43,7 +43,7 @@ def failure(call):
 
 def without_chance(text):
     text = CLOCK.sub("TIME", text)
-    return re.sub(r"(FPID|ECID) [-0-9a-f]+", r"\1 …", text)
+    return re.sub(r"(ECID|FPID) [-0-9a-f]{36,38}", r"\1 …", text)
 
 
 async def test_what_is_parked_is_counted_and_not_sent(alloy, observed):
@@ -65,7 +65,7 @@ async def test_what_is_parked_is_counted_and_not_sent(alloy, observed):
 @pytest.mark.parametrize("broken", [{}, {"xdm": 1, "data": []}, {"xdm": {"eventType": 1, "identityMap": []}}])
 def test_an_event_without_its_parts_has_empty_ones(broken):
     """Whatever came in can be looked at."""
-    event = ReceivedEvent(broken)
+    event = SentEvent(broken)
     assert (event.type, event.id, event.data, event.identity) == (None, None, {}, {})
 
 
@@ -90,8 +90,8 @@ async def test_a_wait_that_fails_says_what_came_and_what_waits(alloy, observed):
     assert without_chance(str(caught.value)) == (
         "waited 0 s for 1 event of type commerce.purchase; none arrived. Did you mean commerce.purchases?\n"
         "\n"
-        "time          type                visitor                                    outcome\n"
-        "TIME  commerce.purchases  FPID …  recorded"
+        "time          type                visitor                                      outcome\n"
+        "TIME  commerce.purchases  ECID …  recorded"
     )
 
 
@@ -126,11 +126,12 @@ async def test_a_failure_is_told_with_its_error():
         async with Alloy() as alloy:
             await alloy.configure(**observed.settings | {"config_id": "b"})
             await alloy.opt_in(purposes="all")
-            with pytest.raises(EdgeError):
-                await alloy.event(type="view")
+            for _ in range(2):
+                with pytest.raises(EdgeError):
+                    await alloy.event(type="view")
         text = failure(lambda: observed.assert_sent("view"))
-    assert "view  FPID …  refused (400)" in text
-    assert "1 event is gone: failed with EdgeError (" in text
+    assert "view  FPID …  refused: No datastream is known by this id." in text
+    assert "\n\n2 events are gone: EdgeError; the first: " in text
 
 
 async def test_more_than_expected_is_a_failure(alloy, observed):
@@ -247,74 +248,53 @@ async def test_a_blocking_wait_does_not_stop_the_loop(observed):
         observed.wait_for_blocking()
 
 
-# What became of each event of a request
+# The table
 
 
-def request(events, status=204, request_id="r", **more):
-    about = {"receivedAt": "2026-11-23T15:20:48.830Z", "path": "/ee/v1/collect", "requestId": request_id}
-    return {**about, "body": {"events": events}, "status": status, **more}
+def event(**changes):
+    return {"type": "view", "visitor": "ECID 41", "outcome": "recorded", **changes}
 
 
-def record(event, *, duplicate=False, request_id="r"):
-    return {"event": event, "duplicate": duplicate, "requestId": request_id}
+def entry(*events, **changes):
+    about = {
+        "receivedAt": "2026-11-23T15:20:48.830Z",
+        "path": "/ee/v1/collect",
+        "action": "collect",
+        "status": 204,
+    }
+    return {**about, "visitor": None, "fault": None, "problem": None, "events": list(events), **changes}
 
 
-A, B = ({"xdm": {"_id": name, "eventType": name}} for name in "ab")
+REFUSED = event(outcome="refused")
 
 
 @pytest.mark.parametrize(
-    ("status", "recorded", "outcomes"),
+    ("given", "row"),
     [
-        (204, [record(A), record(B)], ["recorded", "recorded"]),
-        (204, [record(A), record(B, duplicate=True)], ["recorded", "duplicate"]),
-        (200, [record(B)], ["withheld", "recorded"]),
-        (200, [], ["withheld", "withheld"]),
-        (400, [], ["refused (400)", "refused (400)"]),
-        (204, [record(A, request_id="other")], ["withheld", "withheld"]),
+        (entry(event()), ("view", "ECID 41", "recorded")),
+        (entry(event(type=None, visitor=None, outcome="duplicate")), ("(no type)", "", "duplicate")),
+        (entry(event(outcome="withheld")), ("view", "ECID 41", "withheld")),
+        (entry(REFUSED, problem={"detail": "No."}, fault="status 503"), ("view", "ECID 41", "refused: No.")),
+        (entry(REFUSED, status=0, fault="reset after"), ("view", "ECID 41", "refused: reset after")),
+        (entry(), ("(collect)", "", "status 204")),
+        (entry(action=None, path="/x", visitor="FPID 1", status=404), ("(/x)", "FPID 1", "status 404")),
     ],
 )
-def test_the_outcome_of_each_event(status, recorded, outcomes):
-    """Recorded events are those of the request, without those that were withheld."""
-    rows = arrivals([request([A, B], status)], recorded)
-    assert [(row.type, row.outcome) for row in rows] == list(zip("ab", outcomes, strict=True))
+def test_a_row_says_what_became_of_it(given, row):
+    """Type, visitor, outcome, after the time of day."""
+    assert rows([given]) == [("15:20:48.830", *row)]
 
 
-@pytest.mark.parametrize(
-    "body", [None, [], "text", {}, {"events": []}, {"events": None}, {"events": 3}], ids=repr
-)
-def test_a_request_without_events_has_a_row(body):
-    """Whatever its body is."""
-    [row] = arrivals([request([], 400, body=body)], [])
-    assert (row.type, row.outcome) == ("(collect)", "status 400")
-
-
-@pytest.mark.parametrize(
-    ("identity", "shown"),
-    [
-        ({}, ""),
-        ({"CRMID": [{"id": "c"}], "FPID": [{"id": "f"}], "ECID": [{"id": "e"}]}, "ECID e"),
-        ({"CRMID": [{"id": "c"}], "FPID": [{"id": "f"}]}, "FPID f"),
-        ({"ECID": [{}], "CRMID": [{"id": "c"}]}, "CRMID c"),
-        ({"ECID": None, "CRMID": [1]}, ""),
-    ],
-)
-def test_the_visitor_is_named_by_the_strongest_id(identity, shown):
-    """ECID, then FPID, then any."""
-    [row] = arrivals([request([{"xdm": {"identityMap": identity}}])], [])
-    assert (row.type, row.visitor) == ("(no type)", shown)
-
-
-def test_one_event_of_a_v2_request_has_a_row():
-    """There ``event`` holds it."""
-    [row] = arrivals([request([], body={"event": A}, path="/ee/v2/interact")], [record(A)])
-    assert (row.type, row.outcome) == ("a", "recorded")
+def test_each_event_has_a_row():
+    """In the order of arrival."""
+    found = rows([entry(event(type="a"), event(type="b")), entry(event(type="c"))])
+    assert [row.type for row in found] == ["a", "b", "c"]
 
 
 def test_the_newest_rows_are_shown():
     """And how many are not."""
-    rows = arrivals([request([A] * 50)], [record(A)] * 50)
-    lines = as_table(rows).splitlines()
-    assert len(lines) == 42
-    assert lines[0].split() == ["time", "type", "visitor", "outcome"]
-    assert lines[1] == "15:20:48.830  a              recorded"
-    assert lines[-1] == "(10 earlier ones are not shown)"
+    lines = as_table(rows([entry(*[event()] * 49, event(type="commerce.purchases"))])).splitlines()
+    assert lines[0] == "time          type                visitor  outcome"
+    assert lines[1] == "15:20:48.830  view                ECID 41  recorded"
+    assert lines[40] == "15:20:48.830  commerce.purchases  ECID 41  recorded"
+    assert lines[41:] == ["(10 earlier ones are not shown)"]

@@ -146,7 +146,7 @@ def test_a_failed_wait_shows_what_arrived_and_hides_its_own_code(run):
             "E       AssertionError: waited 0 s for 1 event of type commerce.purchases; none arrived",
             "E       ",
             "E       time          type                          visitor * outcome",
-            "E       ??:??:??.???  web.webpagedetails.pageViews  FPID *  recorded",
+            "E       ??:??:??.???  web.webpagedetails.pageViews  ECID *  recorded",
             "",
             "test_*.py:?: AssertionError",
         ],
@@ -180,7 +180,7 @@ def test_failed_assertions_explain_themselves(run, call, says):
             f"E       AssertionError: {says}",
             "E       ",
             "E       time          type  visitor * outcome",
-            "E       ??:??:??.???  view  FPID *  recorded",
+            "E       ??:??:??.???  view  ECID *  recorded",
         ],
         consecutive=True,
     )
@@ -250,8 +250,8 @@ def test_faults_of_the_marker(run):
             "E       AssertionError: expected 2 events of type view; 1 arrived",
             "E       ",
             "E       time          type  visitor * outcome",
-            "E       ??:??:??.???  view  FPID * refused (503)",
-            "E       ??:??:??.???  view  FPID * recorded",
+            "E       ??:??:??.???  view  ECID * refused (503)",
+            "E       ??:??:??.???  view  ECID * recorded",
         ],
         consecutive=True,
     )
