@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from .desk import DeskOnly
 from .edge import DevelopmentEdge
 from .feed import Feed
 from .messages import EdgeRequest
+from .page import page_response
 from .readback import Readback
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """Make the application around a development edge.
 
     Besides the collection endpoints it serves, to loopback names and hosts that the operator named only:
-    what it received, see `Readback`.
+    what it received, see `Readback`. ``GET /`` leads to its page.
 
     Args:
         edge: the edge; by default one that takes any datastream. It stands at ``app.state.edge``, and is closed when
@@ -43,9 +44,11 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     feed = Feed(edge.recorder)
     app = Starlette(
         routes=[
+            Route("/", RedirectResponse("/_dev/"), methods=["GET"]),
+            Route("/_dev", RedirectResponse("/_dev/"), methods=["GET"]),
             Mount(
                 "/_dev",
-                routes=Readback(edge, feed).routes(),
+                routes=[Route("/", page_response(), methods=["GET"]), *Readback(edge, feed).routes()],
                 middleware=[Middleware(DeskOnly, hosts=edge.hosts)],
             ),
             Route("/{path:path}", _Collection(edge)),
