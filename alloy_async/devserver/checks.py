@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from .findings import Finding, bounded
+from .findings import MAX_MADE, Finding, bounded
 from .structure import check_structure
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Checks:
         Returns:
             At most `MAX_FINDINGS` findings, errors first, and one more that counts the others.
         """
-        findings = list(check_structure(event, text, version, self._clock()))
+        findings = list(islice(check_structure(event, text, version, self._clock()), MAX_MADE))
         if self._schemas is not None and isinstance(event, Mapping):
             findings += self._schemas.check(event)
         return bounded(findings)

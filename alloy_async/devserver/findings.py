@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAX_EXCERPT", "MAX_FINDINGS", "Finding", "bounded", "excerpt", "place"]
+__all__ = ["MAX_EXCERPT", "MAX_FINDINGS", "MAX_MADE", "Finding", "bounded", "excerpt", "place"]
 
 MAX_FINDINGS = 20
 """Findings kept of one event; those beyond are counted in one more."""
+
+MAX_MADE = 200
+"""Findings that one check makes of one event: 64 KB of nonsense would have tens of thousands, and take seconds."""
 
 MAX_EXCERPT = 80
 """Characters that a message shows of a value or a name out of an event."""
@@ -48,7 +51,8 @@ def bounded(findings: Sequence[Finding], limit: int = MAX_FINDINGS) -> list[Find
     if len(ordered) <= limit:
         return ordered
     rest = ordered[limit:]
-    more = Finding(rest[0].level, "more-findings", "", f"and {len(rest)} more", "Mend these first, then send again.")
+    count = f"at least {len(rest)}" if len(ordered) >= MAX_MADE else str(len(rest))
+    more = Finding(rest[0].level, "more-findings", "", f"and {count} more", "Mend these first, then send again.")
     return [*ordered[:limit], more]
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from ..findings import MAX_FINDINGS, Finding, excerpt, place
+from ..findings import MAX_FINDINGS, MAX_MADE, Finding, excerpt, place
 from ..well_known import nearest
 from .bundle import bundle
 from .fields import Fields, UnknownField
@@ -60,12 +61,13 @@ class XdmSchemas:
             event: the parsed event, with ``xdm`` in it.
 
         Returns:
-            A finding for each value that a schema contradicts, and for each name that none has.
+            A finding for each value that a schema contradicts, and for each name that none has; of each kind at most
+            `MAX_MADE`.
         """
         xdm = event.get("xdm")
         if not isinstance(xdm, dict):
             return []
-        return [*self._values.check(xdm), *self._unknown(xdm)]
+        return [*islice(self._values.check(xdm), MAX_MADE), *islice(self._unknown(xdm), MAX_MADE)]
 
     def _unknown(self, xdm: Mapping[str, Any]) -> Iterator[Finding]:
         for count, unknown in enumerate(self._fields.unknown(xdm)):
