@@ -52,7 +52,9 @@ def bounded(findings: Sequence[Finding], limit: int = MAX_FINDINGS) -> list[Find
         return ordered
     rest = ordered[limit:]
     count = f"at least {len(rest)}" if len(ordered) >= MAX_MADE else str(len(rest))
-    more = Finding(rest[0].level, "more-findings", "", f"and {count} more", "Mend these first, then send again.")
+    more = Finding(
+        rest[0].level, "more-findings", "", f"and {count} more", "Mend these first, then send again."
+    )
     return [*ordered[:limit], more]
 
 
@@ -75,11 +77,16 @@ def excerpt(value: object) -> str:
 
 def place(parts: Sequence[str | int]) -> str:
     """Write where something stands, for example ``xdm.productListItems[0].SKU``, names escaped and cut."""
-    half = MAX_EXCERPT // 2
-    if len(parts) > MAX_EXCERPT:  # beyond all schemas: nobody reads it, and it would not fit a line
-        return f"{place(parts[:half])}…{place(parts[-half:])}"[:_MAX_PLACE]
-    written = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts)
-    return written.removeprefix(".")[:_MAX_PLACE]
+    # Of very deep places the beginning and the end are written; each name of them may be escaped to many characters.
+    outer, inner = (parts[:40], parts[-40:]) if len(parts) > 80 else (parts, ())
+    written = _written(outer) + ("…" + _written(inner) if inner else "")
+    written = written.removeprefix(".")
+    half = _MAX_PLACE // 2
+    return written if len(written) <= _MAX_PLACE else f"{written[: half - 1]}…{written[-half:]}"
+
+
+def _written(parts: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts)
 
 
 def _name(part: str) -> str:

@@ -35,7 +35,9 @@ _MAX_COMPARED = 50
 _AUTHENTICATED_STATES = frozenset({"ambiguous", "authenticated", "loggedOut"})
 
 # The year to seconds of RFC 3339, whose T and Z may be small and whose T may be a blank; the offset is judged apart.
-_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+_DATE_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?P<offset>[Zz]|[+-]\d\d:\d\d)?", re.ASCII
+)
 _ECID = re.compile("[0-9]{38}")
 _UUID_V4 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -51,7 +53,9 @@ def check_structure(event: object, text: str, version: str, now: datetime) -> It
     """
     yield from _size(text)
     if not isinstance(event, Mapping):
-        yield _error("event-not-object", "", f"The event is {excerpt(event)}.", "Send an object with 'xdm' in it.")
+        yield _error(
+            "event-not-object", "", f"The event is {excerpt(event)}.", "Send an object with 'xdm' in it."
+        )
         return
     yield from _members(event, version)
     xdm = event.get("xdm")
@@ -85,9 +89,13 @@ def _size(text: str) -> Iterator[Finding]:
         yield _error("size-over-limit", "", message, "Send less in it: it can never be delivered.")
     elif size > _NEAR_LIMIT:
         message = f"The event has {size} bytes of the {_LIMIT} that a whole request may have."
-        yield _warning("size-near-limit", "", message, "Send less in it: identities and state need room as well.")
+        yield _warning(
+            "size-near-limit", "", message, "Send less in it: identities and state need room as well."
+        )
     elif units > 1:
-        message = f"The event has {size} bytes: {units} request units of 8 KB, for each upstream of the datastream."
+        message = (
+            f"The event has {size} bytes: {units} request units of 8 KB, for each upstream of the datastream."
+        )
         yield _warning("size-request-units", "", message, "Mind the quota where many events are as large.")
 
 
@@ -95,7 +103,9 @@ def _members(event: Mapping[str, Any], version: str) -> Iterator[Finding]:
     for name in event:
         if name not in _MEMBERS:
             meant = nearest(name, _MEMBERS, 0.7)
-            advice = f"Did you mean '{meant}'?" if meant else "Put XDM fields below 'xdm', all else below 'data'."
+            advice = (
+                f"Did you mean '{meant}'?" if meant else "Put XDM fields below 'xdm', all else below 'data'."
+            )
             message = f"An event has no member {excerpt(name)}; the edge ignores it."
             yield _warning("unknown-member", place([name]), message, advice)
     if version == "v2" and "query" in event:
@@ -110,7 +120,12 @@ def _id(xdm: Mapping[str, Any]) -> Iterator[Finding]:
     event_id = xdm.get("_id")
     if event_id is None:
         advice = "Give each event a UUID of its own, and keep it when it is sent again."
-        yield _warning("id-missing", "xdm._id", "Without '_id' a second delivery cannot be told from a second event.", advice)
+        yield _warning(
+            "id-missing",
+            "xdm._id",
+            "Without '_id' a second delivery cannot be told from a second event.",
+            advice,
+        )
     elif not isinstance(event_id, str) or not event_id:
         message = f"'_id' is {excerpt(event_id)}, and not text."
         yield _error("id-invalid", "xdm._id", message, "Send text, a UUID for example.")
@@ -141,7 +156,9 @@ def _read_timestamp(value: object) -> datetime | None:
         return None
     try:
         # To seconds: fractions may have any number of digits, and do not matter here.
-        moment = datetime.fromisoformat(form.string[:19].upper().replace(" ", "T") + (form["offset"] or "").upper())
+        moment = datetime.fromisoformat(
+            form.string[:19].upper().replace(" ", "T") + (form["offset"] or "").upper()
+        )
         return moment if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the 31st of June; a year that ends before it begins in UTC
         return None
@@ -193,7 +210,9 @@ def _at(namespace: str, *parts: str | int) -> str:
 def _namespace(namespace: str) -> Iterator[Finding]:
     if meant := nearest(namespace, NAMESPACES, 0.85):
         message = f"{excerpt(namespace)} is not a well-known namespace, but nearly '{meant}'."
-        yield _warning("namespace-nearly", _at(namespace), message, f"Send '{meant}', unless it is one of your own.")
+        yield _warning(
+            "namespace-nearly", _at(namespace), message, f"Send '{meant}', unless it is one of your own."
+        )
 
 
 def _identity(namespace: str, index: int, item: object) -> Iterator[Finding]:
@@ -217,9 +236,13 @@ def _identity_id(namespace: str, index: int, identity: object) -> Iterator[Findi
     path = _at(namespace, index, "id")
     if not isinstance(identity, str) or not identity:
         message = "The identity has no 'id'." if identity is None else f"The 'id' is {excerpt(identity)}."
-        yield _error("identity-id-invalid", path, message, "Send text that is not empty, or leave the identity out.")
+        yield _error(
+            "identity-id-invalid", path, message, "Send text that is not empty, or leave the identity out."
+        )
     elif namespace == "FPID" and not _UUID_V4.fullmatch(identity):
-        yield _error("identity-format", path, f"{excerpt(identity)} is no UUIDv4.", "Make FPIDs with uuid.uuid4().")
+        yield _error(
+            "identity-format", path, f"{excerpt(identity)} is no UUIDv4.", "Make FPIDs with uuid.uuid4()."
+        )
     elif namespace == "ECID" and not _ECID.fullmatch(identity):
         message = f"{excerpt(identity)} does not have the 38 digits of an ECID, so it names no visitor."
         advice = "Send ECIDs as the edge gave them out: as text, leading zeros included."
@@ -237,4 +260,6 @@ def _primaries(primaries: int, version: str) -> Iterator[Finding]:
         judged = _error if version == "v2" else _warning
         yield judged("primary-several", path, message, "Mark exactly one with 'primary': true.")
     elif not primaries and version == "v2":
-        yield _error("primary-missing", path, "No identity is primary.", "Mark exactly one with 'primary': true.")
+        yield _error(
+            "primary-missing", path, "No identity is primary.", "Mark exactly one with 'primary': true."
+        )

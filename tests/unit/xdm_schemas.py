@@ -138,7 +138,12 @@ EVENT: dict[str, Any] = {
             ]
         },
         "commerce": {
-            "order": {"priceTotal": 59.9, "purchaseID": "4711", "currencyCode": "EUR", "orderType": "checkout"},
+            "order": {
+                "priceTotal": 59.9,
+                "purchaseID": "4711",
+                "currencyCode": "EUR",
+                "orderType": "checkout",
+            },
             "purchases": {"value": 1},
         },
         "productListItems": [{"SKU": "A-1", "quantity": 2, "set": {"SKU": "B-1"}}],

@@ -71,7 +71,9 @@ class _Writer:
         try:
             return self._schema(piece, document)
         except RecursionError:
-            self._library.problems.append(f"{self._library.file(document)}: nested too deep; it is not checked")
+            self._library.problems.append(
+                f"{self._library.file(document)}: nested too deep; it is not checked"
+            )
             return {}
 
     def _reference(self, reference: str, document: str) -> Schema:
@@ -91,13 +93,17 @@ class _Writer:
         if (reference, document) not in self._lost:
             self._lost.add((reference, document))
             file = self._library.file(document)
-            self._library.problems.append(f"{file}: no file has what '$ref': '{reference}' names; it is not checked")
+            self._library.problems.append(
+                f"{file}: no file has what '$ref': '{reference}' names; it is not checked"
+            )
 
     def _schema(self, piece: Any, document: str) -> Schema:
         if not isinstance(piece, dict):
             return {}
         if isinstance(piece.get("$ref"), str):
-            return self._reference(piece["$ref"], document)  # what stands beside it counts for nothing in drafts 6 and 7
+            return self._reference(
+                piece["$ref"], document
+            )  # what stands beside it counts for nothing in drafts 6 and 7
         schema: Schema = {keyword: piece[keyword] for keyword in _VALUES if keyword in piece}
         schema |= self._nested(piece, document)
         schema |= self._properties(piece, document)
@@ -121,7 +127,10 @@ class _Writer:
     def _properties(self, piece: Schema, document: str) -> Schema:
         fields: Schema = {}
         if isinstance(piece.get("properties"), dict):
-            named = [(wire_path(name), self._schema(field, document)) for name, field in piece["properties"].items()]
+            named = [
+                (wire_path(name), self._schema(field, document))
+                for name, field in piece["properties"].items()
+            ]
             fields["properties"] = _grouped(named)
         if isinstance(piece.get("patternProperties"), dict):
             patterns = piece["patternProperties"].items()
@@ -152,4 +161,3 @@ def _united(members: list[tuple[tuple[str, ...], Schema]]) -> Schema:
     if deeper:
         schemas.append({"type": "object", "properties": _grouped(deeper)})
     return schemas[0] if len(schemas) == 1 else {"allOf": schemas}
-

@@ -46,7 +46,11 @@ class _Level:
     known: frozenset[str] = frozenset()
 
     def schemas_of(self, name: str) -> list[Schema]:
-        return self.names.get(name) or [schema for form, schema in self.patterns if form.search(name)] or self.rest
+        return (
+            self.names.get(name)
+            or [schema for form, schema in self.patterns if form.search(name)]
+            or self.rest
+        )
 
 
 class Fields:
@@ -76,7 +80,9 @@ class Fields:
             level = self._level(schemas)
             if isinstance(value, list):
                 if level.items:
-                    waiting.extend((level.items, item, (*path, at)) for at, item in enumerate(value) if _holds(item))
+                    waiting.extend(
+                        (level.items, item, (*path, at)) for at, item in enumerate(value) if _holds(item)
+                    )
                 continue
             for name, member in value.items():
                 inner = level.schemas_of(name)

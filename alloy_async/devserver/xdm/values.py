@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..findings import Finding, excerpt, place
 from ..well_known import nearest
-from .bundle import Bundle, Schema
+from .bundle import Bundle
 from .library import UnusableSchemas
 
 __all__ = ["Values"]
@@ -68,10 +68,12 @@ class Values:
         """
         seen: set[tuple[str, str]] = set()
         try:
-            errors: Iterator[_Error] = iter(self._validator.iter_errors(xdm))
+            errors: list[_Error] = list(self._validator.iter_errors(xdm))
         except ValueError:  # lone surrogates; more levels than the library reads
             message = "The event holds text that is not Unicode, or is nested too deep, and was not compared."
-            yield Finding("warning", "xdm-not-checked", "xdm", message, "Send text and levels that every reader takes.")
+            yield Finding(
+                "warning", "xdm-not-checked", "xdm", message, "Send text and levels that every reader takes."
+            )
             return
         for error in errors:
             finding = _finding(error)
@@ -85,50 +87,56 @@ def _take_out(bundle: Bundle, path: list[str | int]) -> str:
     *parents, last = path
     holder: Any = bundle.schema
     for step in parents:
-        holder = holder[step]
+        holder = holder[_key(holder, step)]
     if isinstance(holder, list):
         holder[int(last)] = {}
     else:
-        del holder[last]
-    file = bundle.files.get(str(path[1]) if len(path) > 1 else "", "?")
+        del holder[_key(holder, last)]
+    file = bundle.files[str(path[1])]  # what is not below "definitions" is our own, and right
     return f"{file}: '{place(path[2:])}' is no JSON Schema; it is not checked"
 
 
+def _key(holder: Any, step: str | int) -> str | int:
+    """Undo that the library writes names of digits as numbers."""
+    return str(step) if isinstance(holder, dict) else step
+
+
 def _finding(error: _Error) -> Finding | None:
-    kind = error.kind
+    keyword = error.kind.name
+    # Which field groups a datastream has is not known here, so what they require of the whole event is not either;
+    # '_id' and 'timestamp' are looked at by the structural checks.
+    if keyword == "required" and not error.instance_path:
+        return None
+    code = "xdm-missing-field" if keyword == "required" else f"xdm-{keyword.lower()}"
     path = place(["xdm", *error.instance_path])
+    message, advice = _words(error, path)
+    return Finding("error", code, path, message, _cut(advice))
+
+
+def _words(error: _Error, path: str) -> tuple[str, str]:
+    kind = error.kind
     shown = excerpt(error.instance)
     match kind.name:
         case "required":
-            # Which field groups a datastream has is not known here, so what they require of the whole event is not
-            # either; '_id' and 'timestamp' are looked at by the structural checks.
-            if not error.instance_path:
-                return None
-            message = f"The field {excerpt(kind.value)} is missing."
-            return _error("xdm-missing-field", path, message, f"Add it, or leave out '{path}'.")
+            return f"The field {excerpt(kind.value)} is missing.", f"Add it, or leave out '{path}'."
         case "type":
             wanted = " or ".join(_TYPES.get(name, name) for name in kind.types)
-            return _error("xdm-type", path, f"The value is {shown}.", f"Send {wanted}.")
+            return f"The value is {shown}.", f"Send {wanted}."
         case "enum":
-            return _error("xdm-enum", path, f"The value {shown} is not one of the known ones.", _choice(error))
+            return f"The value {shown} is not one of the known ones.", _choice(error)
         case "format":
-            return _error("xdm-format", path, f"The value {shown} has another form.", _form(kind.value))
+            return f"The value {shown} has another form.", _form(kind.value)
         case "pattern":
-            message = f"The value {shown} has another form."
-            return _error("xdm-pattern", path, message, _cut(f"Send what matches {kind.value}."))
-        case keyword:
-            return _error(f"xdm-{keyword}", path, f"The value is {shown}.", _cut(f"The schema says: {error.message}."))
-
-
-def _error(code: str, path: str, message: str, advice: str) -> Finding:
-    return Finding("error", code, path, message, advice)
+            return f"The value {shown} has another form.", f"Send what matches {kind.value}."
+        case _:
+            return f"The value is {shown}.", f"The schema says: {error.message}."
 
 
 def _choice(error: _Error) -> str:
     options = [option for option in error.kind.options if isinstance(option, str)]
     if isinstance(error.instance, str) and (meant := nearest(error.instance, frozenset(options), 0.7)):
         return f"Did you mean '{meant}'?"
-    return _cut(f"Send one of {', '.join(options)}.")
+    return f"Send one of {', '.join(options)}."
 
 
 _EXAMPLES = {
