@@ -120,7 +120,7 @@ def _words(error: _Error, path: str) -> tuple[str, str]:
         case "required":
             return f"The field {excerpt(kind.value)} is missing.", f"Add it, or leave out '{path}'."
         case "type":
-            wanted = " or ".join(_TYPES.get(name, name) for name in kind.types)
+            wanted = " or ".join(_TYPES.get(str(name), str(name)) for name in kind.types)
             return f"The value is {shown}.", f"Send {wanted}."
         case "enum":
             return f"The value {shown} is not one of the known ones.", _choice(error)
