@@ -309,7 +309,7 @@ def test_a_file_that_cannot_be_used_does_not_stop_the_others(load, content, said
     (problem,) = schemas.problems
     assert said in problem
     assert "\n" not in problem
-    assert schemas.summary.endswith("; 1 problems")
+    assert schemas.summary.endswith("; problems: 1")
     assert schemas.check(EVENT) == []
     assert len(schemas.check(event_with(*ORDER, "priceTotal", value="1"))) == 1
 
@@ -323,6 +323,20 @@ def test_a_reference_that_leads_nowhere_is_named_and_asks_nothing(load, referenc
         f"group.schema.json: no file has what '$ref': '{reference}' names; it is not checked",
     )
     assert schemas.check(event_with("lost", value={"any": ["thing"]})) == []
+
+
+def test_a_schema_whose_id_is_no_url_may_refer_to_itself(load):
+    own = {
+        "$id": "urn:acme:tier",
+        "meta:extends": [CLASS],
+        "definitions": {"tier": {"enum": ["gold"]}},
+        "properties": {"tier": {"$ref": "#/definitions/tier"}},
+    }
+    schemas = load(own=own)
+    assert schemas.problems == ()
+    assert found(schemas, event_with("tier", value="glod")) == [
+        ("xdm-enum", "xdm.tier", "Did you mean 'gold'?")
+    ]
 
 
 @pytest.mark.parametrize(

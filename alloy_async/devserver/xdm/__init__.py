@@ -51,8 +51,8 @@ class XdmSchemas:
     def summary(self) -> str:
         """Say in one line what was loaded."""
         schemas, roots = self._counts
-        problems = f"; {len(self.problems)} problems" if self.problems else ""
-        return f"{schemas} XDM schemas, {roots} of them for ExperienceEvents{problems}"
+        unused = f"; problems: {len(self.problems)}" if self.problems else ""
+        return f"{schemas} XDM schemas, {roots} of them for ExperienceEvents{unused}"
 
     def check(self, event: Mapping[str, Any]) -> list[Finding]:
         """Compare an event's ``xdm`` with the schemas; one that is no object is not looked at.

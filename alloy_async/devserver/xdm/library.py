@@ -82,7 +82,10 @@ class Library:
         Returns:
             The place, the same one for the same piece however it is written, and the piece.
         """
-        document, fragment = urldefrag(urljoin(base, reference))
+        # Joining knows URLs only, and an '$id' may be a URN.
+        document, fragment = urldefrag(
+            base + reference if reference.startswith("#") else urljoin(base, reference)
+        )
         document = document if document in self._documents else document.rstrip("/")
         found: Any = self._documents.get(document)
         steps = [_unescaped(step) for step in fragment.split("/")[1:]]
