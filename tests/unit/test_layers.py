@@ -140,6 +140,7 @@ HOMES = {
     "certifi": ("edge._aiohttp",),
     "fastapi": ("fastapi",),
     "httpx": ("edge._httpx", "testing._in_process"),
+    "jsonschema_rs": ("devserver.xdm.values",),
     "orjson": ("_json",),
     "pydantic": ("settings",),
     "redis": ("_redis",),
