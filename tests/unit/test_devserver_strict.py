@@ -62,7 +62,10 @@ def test_an_error_is_shown_or_refused_with_a_report():
     assert problem["report"]["errors"] == ["event #1, xdm.n: is text"]
     assert problem["report"]["eventIndex"] == 1
     assert findings(strict) == [("refused", ["no-id"]), ("refused", ["xdm-type", "no-id"])]
-    assert strict.recorder.exchanges()[0][0].entry()["problem"]["advice"] == "Correct what 'report.errors' lists."
+    assert (
+        strict.recorder.exchanges()[0][0].entry()["problem"]["advice"]
+        == "Correct what 'report.errors' lists."
+    )
 
 
 def test_other_requests_have_no_events_to_check(edge):
