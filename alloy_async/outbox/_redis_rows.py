@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import _redis_scripts as scripts
 from ._redis_place import Place
 from ._redis_worker import read_event
 from .base import Row
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 __all__ = ["Rows"]
 
@@ -77,17 +74,12 @@ class Rows:
     async def _keys(self) -> list[int]:
         """Return the keys of all events."""
         keys: list[int] = []
-        full = True
-        while full:
-            found = await self._place.run("read", lambda redis: self._some_keys(redis, above=keys[-1:]))
-            keys += found
-            full = len(found) == _KEYS_AT_ONCE
+        found, start = [b""], "-"
+        while found:
+            found = await self._place.ask("read", scripts.KEYS, start, _KEYS_AT_ONCE)
+            keys += map(int, found)
+            start = f"({keys[-1]}-0" if keys else start
         return keys
-
-    async def _some_keys(self, redis: Redis, above: Sequence[int]) -> list[int]:
-        start = f"({above[0]}-0" if above else "-"
-        entries = await redis.xrange(self._place.keys[scripts.EVENTS], start, count=_KEYS_AT_ONCE)
-        return [int(entry[0].partition(b"-")[0]) for entry in entries]
 
 
 def _row(cells: Sequence[Any], *, whole: bool) -> Row:

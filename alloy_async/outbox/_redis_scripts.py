@@ -51,6 +51,7 @@ __all__ = [
     "ERASE",
     "EVENTS",
     "EXPIRE",
+    "KEYS",
     "LEAVE",
     "LOOK",
     "OLDEST",
@@ -598,6 +599,15 @@ return {#page == count and '(' .. page[#page][1] or '', rows}
 """)
 """Takes where to begin and to end, how many at most, and whether with their bodies. Returns where to go on, and of each
 event, oldest first, the key, whether it belongs to a living worker, the bytes of its body, and the event."""
+
+KEYS = _script("""
+local keys = {}
+for _, entry in ipairs(redis.call('XRANGE', EVENTS, ARGV[4], '+', 'COUNT', ARGV[5])) do
+  keys[#keys + 1] = string.match(entry[1], '^%d+')
+end
+return keys
+""")
+"""Takes where to begin, and how many at most. Returns the keys of events, oldest first."""
 
 PURGE = _script("""
 local channel = ARGV[4]

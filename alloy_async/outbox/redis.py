@@ -56,6 +56,9 @@ class RedisOutbox:
     What it keeps survives as much as Redis does: with ``appendonly yes`` the end of Redis, to the last second or, with
     ``appendfsync always``, to the last event. It has to keep its keys: ``maxmemory-policy noeviction``.
 
+    Attributes:
+        place: where it lies, for people: without user and password.
+
     Args:
         url: ``redis://``, ``rediss://`` (with TLS) or ``unix://``, with user, password and options as redis-py takes
             them.
@@ -82,6 +85,7 @@ class RedisOutbox:
         if _NAME.fullmatch(name) is None:
             raise ConfigurationError("name: letters, digits, -, _ and . only, at most 64.", option="name")
         self._place = Place(lambda: RedisLink(url, timeout=timeout), name, clock)
+        self.place: str = self._place.name
         self._left = Left(self._place)
         self._rows = Rows(self._place)
         self._clock: Clock = SystemClock() if clock is None else clock
