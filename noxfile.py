@@ -109,7 +109,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run each code block of the README and the documentation, and docs/examples."""
-    session.install("-e", ".[cli,fastapi,redis,tls]", *group("tests"), *group("docs"))
+    session.install("-e", ".[cli,fastapi,redis,tls,xdm]", *group("tests"), *group("docs"), *group("examples"))
     install_redis(session)
     session.run("pytest", "docs", "README.md", *session.posargs)
 
