@@ -320,8 +320,7 @@ def delete_cookie(name: str, attributes: CookieAttributes) -> bytes:
     return set_cookie(name, "", attributes, max_age=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a visitor during a request, as far as the browser is concerned.
 
     Attributes:
@@ -342,7 +341,7 @@ class Outcome:
     signalled: bool = False
     forgotten: bool = False
     fpid: str | None = None
-    updates: Sequence[StateUpdate] = ()
+    updates: tuple[StateUpdate, ...] = ()
 
 
 class CookieWriter:

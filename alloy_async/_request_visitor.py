@@ -225,7 +225,8 @@ class RequestVisitor:
 
     async def begin_response(self) -> list[bytes]:
         """Return the ``Set-Cookie`` headers for the response, which begins now."""
-        await self._choice_written()
+        if self._choosing is not None:
+            await self._written(self._choosing)
         self._begun = True
         visitor, writer = self._visitor, self._site.writer
         if visitor is None or writer is None:
@@ -239,7 +240,8 @@ class RequestVisitor:
             self._scope = {name: value for name, value in self._scope.items() if name != SCOPE_KEY}
         if self._visitor is not None:
             try:
-                await self._choice_written()
+                if self._choosing is not None:
+                    await self._written(self._choosing)
             finally:
                 self._visitor.close()
 
@@ -262,10 +264,11 @@ class RequestVisitor:
     def _is_choosing_all(self) -> bool:
         return self._choosing is not None and not self._choosing.done() and self._wish == "all"
 
-    async def _choice_written(self) -> None:
-        """Wait for the newest choice, so that the browser is told what is kept."""
-        if self._choosing is not None and not self._choosing.done():
-            await asyncio.wait([self._choosing], timeout=CHOICE_WAIT)
+    @staticmethod
+    async def _written(choice: asyncio.Future[Purposes]) -> None:
+        """Wait until a choice is written, so that the browser is told what is kept."""
+        if not choice.done():
+            await asyncio.wait([choice], timeout=CHOICE_WAIT)
 
     def _outcome(self, visitor: Visitor) -> Outcome:
         purposes = visitor.purposes
