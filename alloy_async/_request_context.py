@@ -157,16 +157,20 @@ def _web(headers: RequestHeaders, url: str | None) -> dict[str, Any]:
 
 def _request_url(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
     """Return the address that is asked for, as ``_page_url`` does; what is put together here need not be taken apart."""
-    host, scheme = headers.get(b"host"), _SCHEMES.get(scope.get("scheme", "http"), "")
-    forwarded = headers.get(b"x-forwarded-proto").rpartition(",")[2].strip(" \t")
-    if forwarded in {"http", "https"} and _is_from(scope, proxies):
-        scheme = forwarded
-    site = _site(scheme, host)
+    site = _site(_scheme(scope, headers, proxies), headers.get(b"host"))
     path = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
     query = scope.get("query_string", b"").decode("latin-1")
     if not site or path[:1] not in {b"", b"/"} or not query.isprintable():
         return ""
     return _bounded(site + quote(path.partition(b"?")[0], safe=_PATH), query.partition("#")[0])
+
+
+def _scheme(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
+    if proxies and _is_from(scope, proxies):
+        forwarded = headers.get(b"x-forwarded-proto").rpartition(",")[2].strip(" \t")
+        if forwarded in {"http", "https"}:
+            return forwarded
+    return _SCHEMES.get(scope.get("scheme", "http"), "")
 
 
 @lru_cache(maxsize=256)
