@@ -77,16 +77,10 @@ def excerpt(value: object) -> str:
 
 def place(parts: Sequence[str | int]) -> str:
     """Write where something stands, for example ``xdm.productListItems[0].SKU``, names escaped and cut."""
-    # Of very deep places the beginning and the end are written; each name of them may be escaped to many characters.
-    outer, inner = (parts[:40], parts[-40:]) if len(parts) > 80 else (parts, ())
-    written = _written(outer) + ("…" + _written(inner) if inner else "")
+    written = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts)
     written = written.removeprefix(".")
     half = _MAX_PLACE // 2
     return written if len(written) <= _MAX_PLACE else f"{written[: half - 1]}…{written[-half:]}"
-
-
-def _written(parts: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts)
 
 
 def _name(part: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from xdm_schemas import EVENT, SCHEMAS, write_schemas
 
 from alloy_async.devserver.checks import Checks
-from alloy_async.devserver.findings import MAX_FINDINGS
+from alloy_async.devserver.findings import MAX_FINDINGS, MAX_MADE
 
 NOW = datetime(2026, 11, 23, 15, 30, tzinfo=UTC)
 
@@ -73,6 +73,7 @@ def test_of_very_many_findings_some_are_shown_and_the_rest_counted(checks, xdm):
     findings = run(checks, {"xdm": xdm})
     assert len(findings) == MAX_FINDINGS + 1
     assert findings[-1].message.startswith("and at least ")
+    assert int(findings[-1].message.split()[3]) <= 2 * MAX_MADE
 
 
 def names_of(schemas):

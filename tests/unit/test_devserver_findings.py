@@ -126,6 +126,12 @@ def test_a_known_name_and_one_like_no_other_have_no_nearest(name):
     assert nearest(name, NAMESPACES, 0.85) is None
 
 
+def test_names_that_are_longer_than_any_are_not_compared():
+    """Comparing grows with the square of the length."""
+    assert nearest("a" * 80, frozenset({"a" * 79}), 0.7) == "a" * 79
+    assert nearest("a" * 81, frozenset({"a" * 80}), 0.7) is None
+
+
 def test_no_well_known_event_type_is_a_misspelling_of_another():
     assert len(EVENT_TYPES) > 90
     assert all(nearest(name, EVENT_TYPES, 0.9) is None for name in EVENT_TYPES)
