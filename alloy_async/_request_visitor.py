@@ -308,9 +308,7 @@ class RequestVisitor:
             key,
             purposes=said.purposes if key is not None or self._refused else None,
             seen_at=said.seen or None,
-            context=request_context(
-                scope, headers, proxies=site.proxies, tell_address=site.tells_address
-            ),
+            context=request_context(scope, headers, proxies=site.proxies, tell_address=site.tells_address),
             **self._identity(site.domain(headers)),
         )
         if key is None and said.purposes == "all" and visitor.purposes == "pending":
