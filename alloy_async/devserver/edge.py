@@ -111,7 +111,7 @@ class DevelopmentEdge:
 
     Raises:
         DecisionsError: the file of decisions cannot be used.
-        OSError, sqlite3.Error, ValueError: the file of the sink cannot be used.
+        Exception: what the sink raises when its file cannot be used.
 
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
