@@ -77,7 +77,7 @@ class _Collection:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        if self._edge.loses(_edge_request(request, None)):
+        if self._edge.faults and self._edge.loses(_edge_request(request, None)):
             await reset_connection(scope, receive)
             return
         try:

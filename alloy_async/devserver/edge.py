@@ -141,7 +141,6 @@ class DevelopmentEdge:
 
     Raises:
         DecisionsError: the file of decisions cannot be used.
-        OSError, sqlite3.Error, ValueError: the database cannot be used.
 
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
@@ -223,7 +222,7 @@ class DevelopmentEdge:
         Args:
             request: without its body.
         """
-        fault = self.faults.choose_unread(request.path)
+        fault = None if request.method == "OPTIONS" else self.faults.choose_unread(request.path)
         if fault is None:
             return False
         request_id, received_at = _answered_id(request), _timestamp(self._clock())

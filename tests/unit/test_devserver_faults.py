@@ -275,6 +275,8 @@ async def test_a_wrong_content_type_changes_nothing_else():
     [
         ("CRMID u-1", one_event(identityMap={"CRMID": [{"id": "u-1"}]})),
         ("u-1", {"xdm": {"identityMap": {"CRMID": [{"id": "u-1"}]}}, "events": [{}]}),
+        ("u-1", {"identityMap": {"CRMID": [{"id": "u-1"}]}, "events": [{}]}),
+        ("u-1", {"event": {"xdm": {"identityMap": {"CRMID": [{"id": "u-1"}]}}}}),
         (f"FPID {FPID}", one_event(identityMap={"FPID": [{"id": FPID}]})),
         (f"ECID {ecid_from_fpid(FPID)}", one_event(identityMap={"FPID": [{"id": FPID}]})),
     ],
@@ -348,6 +350,7 @@ async def test_waiting_ends_when_the_client_leaves(fault, body):
     expected = ["http.response.start", "http.response.body"] if fault.slow and body else []
     assert [message["type"] for message in sent] == expected
     assert all(message.get("more_body", True) for message in sent)
+    assert next(messages, None) is None
 
 
 @pytest.mark.parametrize("fault", [Fault(latency=1), Fault(slow=1)])
