@@ -12,7 +12,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2.9"  # sessions that require others, dependency groups
-nox.options.sessions = ["lint", "typing", "tests", "docs", "examples", "wheel", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "browser", "docs", "examples", "wheel", "bench"]
 # Making an environment takes longer than most checks; `nox -R` and `nox --reuse-venv=no` say otherwise.
 nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "virtualenv"  # the same on every machine, whether it has uv or not
@@ -30,7 +30,7 @@ os.environ["PATH"] = os.pathsep.join([*map(str, FOLDERS), os.environ["PATH"]])
 PYTHONS = [v for v in nox.project.python_versions(PYPROJECT) if shutil.which(f"python{v}")]
 PYTHONS = PYTHONS or [f"{sys.version_info.major}.{sys.version_info.minor}"]
 # The oldest without extras shows that none is needed by accident; doing that on each would double the time.
-EXTRAS = "cli,fast,aiohttp,fastapi,redis"
+EXTRAS = "cli,fast,aiohttp,fastapi,redis,tls"
 MATRIX = [(version, "") for version in PYTHONS[:1]] + [(version, EXTRAS) for version in PYTHONS]
 
 
@@ -52,6 +52,26 @@ def tests(session: nox.Session, extras: str) -> None:
     if "redis" in extras and session.python == PYTHONS[0]:
         install_redis(session)
     session.run("pytest", *session.posargs)
+
+
+def install_chromium(session: nox.Session) -> None:
+    """Bring a browser where that harms nobody: as root on Debian, which is a build machine. Elsewhere a person decides."""
+    if shutil.which("chromium") or shutil.which("apt-get") is None or os.geteuid() != 0:
+        return
+    anything = range(256)  # without a browser the tests say so, and are skipped
+    session.run("apt-get", "update", external=True, success_codes=anything)
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]
+    session.run(*install, external=True, success_codes=anything, env={"DEBIAN_FRONTEND": "noninteractive"})
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests that need a real browser. They also need npm, which fetches the browser's own SDK."""
+    install_chromium(session)
+    session.install("-e", ".[cli,tls]", *group("tests"))
+    # No wheel exists for some systems; what needs it says so and is skipped.
+    session.install(*group("browser"), success_codes=[0, 1])
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session(default=False)
@@ -89,7 +109,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run each code block of the README and the documentation, and docs/examples."""
-    session.install("-e", ".[cli,fastapi,redis]", *group("tests"), *group("docs"))
+    session.install("-e", ".[cli,fastapi,redis,tls]", *group("tests"), *group("docs"))
     install_redis(session)
     session.run("pytest", "docs", "README.md", *session.posargs)
 

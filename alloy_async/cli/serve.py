@@ -10,14 +10,16 @@ from urllib.parse import urlsplit
 import typer
 
 from .terminal import say, warn
+from .trust import Trust, trust_for
 
 if TYPE_CHECKING:
-    from ..devserver import Faults
+    from ..devserver import Faults, Sink
 
 __all__ = ["serve"]
 
 
 def serve(
+    context: typer.Context,
     *,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")
@@ -26,8 +28,15 @@ def serve(
         str, typer.Option(help="Address to listen at. It is a tool for a desk: keep to loopback.")
     ] = "127.0.0.1",
     sqlite: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the events in this SQLite file too.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep what it receives in this SQLite file too, and show its past."
+        ),
     ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same as JSON lines: one for each request.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     config_id: Annotated[
         list[str] | None,
         typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
@@ -45,14 +54,21 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="JSON file with what is answered to those who ask for decisions."),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate made for this run (extra: tls).")
+    ] = False,
 ) -> None:
     """Run the development edge until Ctrl-C.
 
-    A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it at
-    /_dev/events and /_dev/requests (POST /_dev/reset forgets it). It listens on loopback unless told otherwise.
+    A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it on a page
+    below /_dev/. It listens on loopback unless told otherwise.
     """
     from ..devserver import DEMO_ORG, DecisionsError, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
 
+    if sqlite and jsonl:
+        raise typer.BadParameter("give one of --sqlite and --jsonl: each keeps everything")
+
+    trust = context.with_resource(trust_for(host)) if tls else None
     faults = _read_faults(fault or [], fault_seed)
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
@@ -60,7 +76,7 @@ def serve(
         edge = DevelopmentEdge(
             org_id=org_id,
             datastreams=config_id or None,
-            database=sqlite,
+            sink=_sink(sqlite, jsonl),
             faults=faults,
             decisions=decisions,
         )
@@ -68,10 +84,16 @@ def serve(
         warn(f"Decisions cannot be used: {error}")
         raise typer.Exit(1) from None
     except (sqlite3.Error, OSError, ValueError) as error:
-        warn(f"{sqlite}: cannot be used: {error}")
+        warn(f"{sqlite or jsonl}: cannot be used: {error}")
         raise typer.Exit(1) from None
     try:
-        run(create_app(edge), host, port, announce=lambda line: _announce(line, example, faults))
+        run(
+            create_app(edge),
+            host,
+            port,
+            tls=trust.certificate if trust else None,
+            announce=lambda line: _announce(line, example, faults, trust, open_page=open_page),
+        )
     except OSError as error:
         warn(
             f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
@@ -83,6 +105,14 @@ def serve(
         edge.close()
 
 
+def _sink(sqlite: Path | None, jsonl: Path | None) -> "Sink | None":
+    from ..devserver import JSONLinesFile, SQLiteFile  # noqa: PLC0415 - as above
+
+    if jsonl is not None:
+        return JSONLinesFile(jsonl)
+    return None if sqlite is None else SQLiteFile(sqlite)
+
+
 def _read_faults(texts: list[str], seed: int) -> "Faults":
     from ..devserver import Fault, FaultError, Faults  # noqa: PLC0415 - as above
 
@@ -92,12 +122,20 @@ def _read_faults(texts: list[str], seed: int) -> "Faults":
         raise typer.BadParameter(str(error), param_hint="--fault") from None
 
 
-def _announce(line: str, example: str, faults: "Faults") -> None:
+def _announce(line: str, example: str, faults: "Faults", trust: Trust | None, *, open_page: bool) -> None:
     say(line)
     address = _address(line)
-    insecure = "" if _is_loopback(address) else " --allow-insecure"
-    say(f"Send to it: alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}")
-    if insecure:
+    if open_page:
+        typer.launch(f"{address}/_dev/")
+    exposed = not _is_loopback(address)
+    trusting = trust.environment if trust else ""
+    insecure = " --allow-insecure" if exposed and trust is None else ""
+    say(
+        f"Send to it: {trusting}alloy-async send events.jsonl --endpoint {address} {example} --opt-in ask{insecure}"
+    )
+    for advice in trust.advice(address) if trust else ():
+        say(advice)
+    if exposed:
         warn(
             "Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away."
         )
@@ -107,7 +145,7 @@ def _announce(line: str, example: str, faults: "Faults") -> None:
 
 
 def _address(line: str) -> str:
-    found = re.search(r"http://\S+", line)
+    found = re.search(r"https?://\S+", line)
     return found[0] if found else ""
 
 

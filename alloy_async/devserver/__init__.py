@@ -15,31 +15,42 @@ It listens on loopback unless told otherwise, and is a tool for people at a desk
 from __future__ import annotations
 
 from .app import create_app
+from .certificate import Certificate, throw_away_certificate
 from .delivery import ConnectionFault
-from .edge import DEMO_ORG, DevelopmentEdge, EdgeAnswer, EdgeRequest
+from .edge import DEMO_ORG, DevelopmentEdge
+from .exchange import Exchange, ReceivedEvent
 from .faults import Fault, FaultError, Faults
+from .findings import Finding
+from .jsonl import JSONLinesFile
+from .messages import EdgeAnswer, EdgeRequest
 from .personalization import DecisionsError
-from .recorder import RecordedEvent, RecordedRequest, Recorder, Sink
+from .recorder import Past, Recorder, Sink, Window
 from .server import Serving, run, serving
 from .sqlite import SQLiteFile
 
 __all__ = [
     "DEMO_ORG",
+    "Certificate",
     "ConnectionFault",
     "DecisionsError",
     "DevelopmentEdge",
     "EdgeAnswer",
     "EdgeRequest",
+    "Exchange",
     "Fault",
     "FaultError",
     "Faults",
-    "RecordedEvent",
-    "RecordedRequest",
+    "Finding",
+    "JSONLinesFile",
+    "Past",
+    "ReceivedEvent",
     "Recorder",
     "SQLiteFile",
     "Serving",
     "Sink",
+    "Window",
     "create_app",
     "run",
     "serving",
+    "throw_away_certificate",
 ]

@@ -12,7 +12,7 @@ from .connection import find_connection
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from .edge import EdgeAnswer
+    from .messages import EdgeAnswer
 
 __all__ = ["ConnectionFault", "deliver", "reset_connection"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from .consent import Choice, read_consent_entry
 from .identity import pack_identity_cookie, unpack_identity_cookie
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "ClientState",
@@ -107,18 +108,27 @@ def media_session() -> Handle:
     return {"type": "media-analytics:new-session", "payload": [{"sessionId": secrets.token_hex(32)}]}
 
 
-def read_state(meta: object, keys: StateEntries) -> ClientState:
+def read_state(meta: object, keys: StateEntries, cookies: str = "") -> ClientState:
     """Read ``meta.state`` of a request; entries of other names or shapes are left alone.
+
+    Args:
+        meta: of the request's body.
+        keys: the names of the entries.
+        cookies: the ``Cookie`` header. A browser's client lists no entries when the edge is under the page's own
+            domain, where cookies travel by themselves. It is read when cookies are enabled; an entry wins.
 
     Raises:
         Problem: 0110-400, cookies are enabled and no domain is named.
+
+    Source: adobe/alloy, transfer of cookies.
     """
     state = meta.get("state") if isinstance(meta, dict) else None
     if not isinstance(state, dict):
         return ClientState()
     if state.get("cookiesEnabled") is True and not isinstance(state.get("domain"), str):
         raise Problem("0110-400", "'meta.state.domain' is required when cookies are enabled.")
-    values = _values(state.get("entries"))
+    values = _cookie_values(cookies) if state.get("cookiesEnabled") is True else {}
+    values |= _values(state.get("entries"))
     identity, consent = values.get(keys.identity_key), values.get(keys.consent_key)
     return ClientState(
         ecid=None if identity is None else unpack_identity_cookie(identity),
@@ -126,7 +136,13 @@ def read_state(meta: object, keys: StateEntries) -> ClientState:
     )
 
 
-def _values(entries: object) -> Mapping[str, str]:
+def _cookie_values(header: str) -> dict[str, str]:
+    """Name and value of each cookie. The standard library's reader gives up at names that browsers send."""
+    pairs = (pair.strip().partition("=") for pair in header.split(";"))
+    return {name: unquote(value.strip('"')) for name, _, value in pairs}
+
+
+def _values(entries: object) -> dict[str, str]:
     """Name and value of each entry; of a name that stands twice the last counts."""
     if not isinstance(entries, list):
         return {}

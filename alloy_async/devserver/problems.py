@@ -41,6 +41,7 @@ _TITLES = {
     "403": "Forbidden",
     "404": "Not found",
     "405": "Method not allowed",
+    "503": "Busy",
 }
 
 

@@ -7,9 +7,9 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
@@ -17,11 +17,16 @@ from .connection import offering_connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
     from types import FrameType
 
     from starlette.applications import Starlette
 
+    from .certificate import Certificate
+
 __all__ = ["Serving", "run", "serving"]
+
+_Loop = Literal["auto", "asyncio"]
 
 _BACKLOG = 2048
 _GRACE = 3  # seconds that a client in the middle of a request gets when the server stops
@@ -39,13 +44,16 @@ class Serving:
 
 
 @contextmanager
-def serving(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[Serving]:
+def serving(
+    app: Starlette, host: str = "127.0.0.1", port: int = 0, *, tls: Certificate | None = None
+) -> Iterator[Serving]:
     """Serve an application from a thread for as long as the block runs.
 
     Args:
         app: from `create_app`.
         host: address to listen at; loopback unless told otherwise.
         port: 0 takes a free one.
+        tls: from `throw_away_certificate`; with it https is spoken, and http is not.
 
     Yields:
         The address, ready to take requests.
@@ -54,9 +62,10 @@ def serving(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[
         OSError: the address cannot be used.
         RuntimeError: the server did not start; its reason is the cause.
     """
+    config = _config(app, tls, loop="asyncio")  # "auto" may exchange the loops of a whole process
     listener = _listen(host, port)
-    url = _url(listener)
-    server = _Server(_config(app))
+    url = _url(listener, tls)
+    server = _Server(config, app)
     thread = threading.Thread(target=server.run_quietly, args=(listener,), name="development-edge")
     thread.start()
     try:
@@ -75,6 +84,7 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8765,
     *,
+    tls: Certificate | None = None,
     announce: Callable[[str], object] | None = None,
 ) -> None:
     """Serve an application until Ctrl-C or SIGTERM, then return.
@@ -83,16 +93,19 @@ def run(
         app: from `create_app`.
         host: address to listen at; loopback unless told otherwise.
         port: 0 takes a free one.
+        tls: from `throw_away_certificate`; with it https is spoken, and http is not.
         announce: takes the line that says where it listens, and who can reach it; by default standard error does.
 
     Raises:
         OSError: the address cannot be used.
     """
+    # The process is the edge's alone, so a faster loop may be taken where it is installed.
+    config = _config(app, tls, loop="auto")
     listener = _listen(host, port)
     try:
-        server = _Server(_config(app))
+        server = _Server(config, app)
         # Said once it serves and obeys signals, not before: whoever reads the line may press Ctrl-C at once.
-        server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener))
+        server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener, tls))
         server.run(sockets=[listener])
     finally:
         listener.close()
@@ -101,8 +114,9 @@ def run(
 class _Server(uvicorn.Server):
     """Uvicorn's server, with an event for "ready" and without raising a signal again after it was obeyed."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
         super().__init__(config)
+        self._app = app
         self.ready = threading.Event()
         self.when_ready: Callable[[], object] = lambda: None
         self.failure: BaseException | None = None
@@ -119,6 +133,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
         self.when_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before it waits for connections: whoever follows the feed would hold it up for the whole grace.
+        self._app.state.feed.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -140,17 +159,25 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: Starlette, tls: Certificate | None, *, loop: _Loop) -> uvicorn.Config:
+    with nullcontext() if tls is None else tls.as_file() as file:
+        config = _uvicorn_config(app, file, loop)
+        config.load()  # reads the file, which is gone afterwards
+    return config
+
+
+def _uvicorn_config(app: Starlette, key_and_certificate: Path | None, loop: _Loop) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=offering_connections(),
-        loop="asyncio",  # "auto" may exchange the loops of a whole process
+        loop=loop,
         log_config=None,  # the host program's logging is not ours to set up
         log_level="warning",
         access_log=False,
         lifespan="on",
         ws="none",
         proxy_headers=False,
+        ssl_certfile=key_and_certificate,
         timeout_graceful_shutdown=_GRACE,
     )
 
@@ -160,19 +187,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, tls: Certificate | None) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _announcement(listener: socket.socket) -> str:
+def _announcement(listener: socket.socket, tls: Certificate | None) -> str:
+    url = _url(listener, tls)
     address = ipaddress.ip_address(listener.getsockname()[0])
     reach = (
         "loopback only: other machines cannot reach it"
         if address.is_loopback
         else "NOT loopback: other machines can reach it"
     )
-    return f"Development edge at {_url(listener)} ({reach}). Read back: {_url(listener)}/_dev/events"
+    return f"Development edge at {url} ({reach}). Page: {url}/_dev/"
 
 
 def _to_standard_error(line: str) -> None:

@@ -14,8 +14,8 @@ from .problems import Problem
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from .edge import EdgeAnswer
     from .faults import Fault
+    from .messages import EdgeAnswer
 
 __all__ = ["refuse", "spoil"]
 

@@ -11,7 +11,7 @@ from .problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .edge import EdgeAnswer
+    from .messages import EdgeAnswer
 
 __all__ = ["RecordFormat", "in_records", "read_record_format"]
 

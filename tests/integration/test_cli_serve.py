@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import urllib.request
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -40,7 +41,7 @@ class Served:
             line = self.process.stdout.readline()
             assert line, self.process.stderr.read()
             self.lines += line
-        self.url = re.search(r"http://[0-9.:]+", self.lines)[0]
+        self.url = re.search(r"https?://[0-9.:]+", self.lines)[0]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,6 +80,31 @@ def test_it_warns_where_other_machines_can_reach_it():
     """A host that is not loopback is served, with a warning."""
     with Served("--host", "0.0.0.0") as served:
         assert "NOT loopback" in served.lines and "--allow-insecure" in served.lines
+        status, errors = served.end()
+        assert status == 0 and "other machines can reach it" in errors
+
+
+def test_with_tls_it_says_how_clients_believe_it():
+    """The command that it suggests works as it stands, https and all; its file goes with it."""
+    pytest.importorskip("trustme")
+    with Served("--tls") as served:
+        variable, suggested = re.search(r"(\S+)=\S+ alloy-async (send .*)", served.lines).group(1, 2)
+        bundle = re.search(rf"{variable}=(\S+)", served.lines)[1]
+        assert "https://" in suggested and "SHA-256" in served.lines
+        assert "--ignore-certificate-errors-spki-list=" in served.lines
+        words = suggested.split()
+        sent = run("send", "-", *words[2:-1], "all", data=b'{"a": 1}', **{variable: bundle})
+        assert sent.returncode == 0, sent.stderr
+        assert run("send", "-", *words[2:-1], "all", data=b'{"a": 1}').returncode == 1
+        served.end()
+    assert not Path(bundle).exists()
+
+
+def test_with_tls_other_machines_need_no_leave_to_be_insecure():
+    """The suggested command has no --allow-insecure; the warning stays."""
+    pytest.importorskip("trustme")
+    with Served("--host", "0.0.0.0", "--tls") as served:
+        assert "--allow-insecure" not in served.lines
         status, errors = served.end()
         assert status == 0 and "other machines can reach it" in errors
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import hashlib
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.request
 import warnings
 
 import httpx
@@ -16,7 +19,14 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DevelopmentEdge, create_app, run, serving
+from alloy_async.devserver import (
+    DevelopmentEdge,
+    SQLiteFile,
+    create_app,
+    run,
+    serving,
+    throw_away_certificate,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -81,7 +91,7 @@ def test_an_error_in_the_block_comes_out_and_the_server_stops():
 
 def test_the_database_is_closed_with_the_server(tmp_path):
     """The application's lifespan ends with the block; a second serving opens it again."""
-    edge = DevelopmentEdge(database=tmp_path / "edge.db")
+    edge = DevelopmentEdge(sink=SQLiteFile(tmp_path / "edge.db"))
     app = create_app(edge)
     for count in (1, 2):
         with serving(app) as server:
@@ -144,6 +154,46 @@ def test_a_gigabyte_is_refused_before_it_is_sent():
     assert b"EXEG-0112-413" in answer
 
 
+def test_it_speaks_https_when_it_gets_a_certificate():
+    """To clients that trust its authority, under the names that it was made for; and no http."""
+    pytest.importorskip("trustme")
+    certificate = throw_away_certificate("edge.shop.test")
+    with serving(create_app(), tls=certificate) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cadata=certificate.authority)
+        with httpx.Client(verify=trusting, trust_env=False, base_url=server.url) as client:
+            assert client.post(COLLECT, json=batch(0, 1)).status_code == 204
+            origin = {"Origin": server.url}
+            assert len(client.get("/_dev/events", headers=origin).json()["events"]) == 1
+            named = client.get("/", extensions={"sni_hostname": "edge.shop.test"})
+            assert named.status_code == 404
+        shown = ssl.get_server_certificate(("127.0.0.1", httpx.URL(server.url).port))
+        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()
+        assert certificate.fingerprint.replace(":", "").lower() == digest
+        with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
+            httpx.get(server.url, trust_env=False)
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(server.url.replace("https", "http"), trust_env=False)
+
+
+def test_the_key_is_shown_to_nobody():
+    """Not by repr, and the file that the server reads is gone after the block."""
+    pytest.importorskip("trustme")
+    certificate = throw_away_certificate()
+    assert "PRIVATE KEY" not in repr(certificate) + certificate.authority
+    with certificate.as_file() as file:
+        assert "PRIVATE KEY" in file.read_text()
+        assert file.parent.stat().st_mode & 0o077 == 0
+    assert not file.parent.exists()
+
+
+def test_https_without_its_extra_is_a_clear_error(monkeypatch):
+    """It names the command that mends it."""
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'alloy-async\[tls\]'"):
+        throw_away_certificate()
+
+
 def test_ipv6_loopback_is_served_under_its_brackets():
     """Where the machine has it."""
     try:
@@ -157,10 +207,10 @@ def test_ipv6_loopback_is_served_under_its_brackets():
 
 FOREGROUND = """
 import signal, sys
-from alloy_async.devserver import DevelopmentEdge, create_app, run
+from alloy_async.devserver import DevelopmentEdge, SQLiteFile, create_app, run
 
 handler = signal.getsignal(signal.SIGINT)
-run(create_app(DevelopmentEdge(database=sys.argv[1])), port=0)
+run(create_app(DevelopmentEdge(sink=SQLiteFile(sys.argv[1]))), port=0)
 assert signal.getsignal(signal.SIGINT) is handler
 print("returned", flush=True)
 """
@@ -181,7 +231,7 @@ def test_the_foreground_server_says_where_it_is_and_returns_on_a_signal(tmp_path
         finally:
             process.kill()
     assert (process.returncode, out, rest) == (0, "returned\n", "")
-    with DevelopmentEdge(database=tmp_path / "edge.db") as edge:
+    with DevelopmentEdge(sink=SQLiteFile(tmp_path / "edge.db")) as edge:
         assert [item["event"] for item in edge.events] == batch(0, 2)["events"]
 
 
@@ -206,3 +256,13 @@ def test_nothing_of_it_warns():
             with serving(create_app()):
                 pass
         gc.collect()
+
+
+def test_a_reader_of_the_feed_does_not_hold_up_the_end(caplog):
+    """The stream ends when the server does; nobody has to be cut off after a grace."""
+    with serving(create_app()) as server:
+        stream = urllib.request.urlopen(f"{server.url}/_dev/feed")
+        assert stream.readline() == b"event: hello\n"
+    with stream:
+        assert stream.read().endswith(b"\n\n")
+    assert caplog.records == []

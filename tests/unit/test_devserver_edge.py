@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DEMO_ORG, DevelopmentEdge, create_app
+from alloy_async.devserver import DEMO_ORG, DevelopmentEdge, SQLiteFile, create_app
 from alloy_async.devserver.handles import StateEntries
 from alloy_async.devserver.identity import ecid_from_fpid, pack_identity_cookie, unpack_identity_cookie
 
@@ -713,7 +713,7 @@ async def test_a_client_that_leaves_while_sending_does_no_harm(development_edge,
 async def test_events_in_a_database_survive_a_restart(tmp_path):
     """The second edge lists them and flags a repeated one."""
     for expected in ([False], [False, True]):
-        with DevelopmentEdge(database=tmp_path / "edge.db") as edge:
+        with DevelopmentEdge(sink=SQLiteFile(tmp_path / "edge.db")) as edge:
             async with client(edge) as browser:
                 await browser.post(COLLECT, json=one_event(_id="a"))
             assert [item["duplicate"] for item in edge.events] == expected

@@ -42,7 +42,18 @@ NAMES = [
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
-OPTIONAL = {"fastapi", "numpy", "orjson", "pandas", "redis", "rich", "starlette", "typer", "uvicorn"}
+OPTIONAL = {
+    "fastapi",
+    "numpy",
+    "orjson",
+    "pandas",
+    "redis",
+    "rich",
+    "starlette",
+    "trustme",
+    "typer",
+    "uvicorn",
+}
 
 
 def test_the_front_page_exports_these_names():
