@@ -29,7 +29,9 @@ def shown():
 
 def without_chance(text):
     """Take out what differs from run to run."""
-    return re.sub(r"\d\d:\d\d:\d\d\.\d{3}", "TIME", re.sub(r"ECID \d{38}", "ECID", re.sub(" +\n", "\n", text)))
+    return re.sub(
+        r"\d\d:\d\d:\d\d\.\d{3}", "TIME", re.sub(r"ECID \d{38}", "ECID", re.sub(" +\n", "\n", text))
+    )
 
 
 def test_the_page_has_tests():
