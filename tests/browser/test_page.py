@@ -60,7 +60,7 @@ async def open_desk(chromium, url, feed=None, **options):
     context = await chromium.new_context(viewport={"width": 1280, "height": 800}, **options)
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     page, breaches = await context.new_page(), []
-    page.on("pageerror", lambda error: breaches.append(str(error)))  # noqa: PLW0108 - Playwright marks its handlers
+    page.on("pageerror", lambda error: breaches.append(str(error)))
     await page.expose_function("tellBreach", breaches.append)
     await page.add_init_script(
         "document.addEventListener('securitypolicyviolation', e => tellBreach(e.violatedDirective + ' ' + e.blockedURI))"

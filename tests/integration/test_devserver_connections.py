@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import ssl
+from contextlib import nullcontext
 from datetime import timedelta
 
 import httpx
@@ -11,7 +13,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy
-from alloy_async.devserver import DevelopmentEdge, Fault, create_app, serving
+from alloy_async.devserver import DevelopmentEdge, Fault, create_app, serving, throw_away_certificate
 from alloy_async.devserver.connection import offering_connections
 
 pytestmark = pytest.mark.integration
@@ -132,6 +134,36 @@ def test_a_cut_answer_without_a_body_does_not_come(server, edge):
     with connect(server) as connection:
         connection.sendall(head(COLLECT, len(BODY)) + BODY)
         assert read_all(connection) == b""
+    assert len(edge.events) == 1
+
+
+def read_all_encrypted(connection, authority, request):
+    """Send a request over https; read below the encryption, which would take a reset for an end."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    trusting = ssl.create_default_context(cadata=authority)
+    encrypted = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            encrypted.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            connection.sendall(outgoing.read())
+            incoming.write(connection.recv(65_536))
+    encrypted.write(request)
+    connection.sendall(outgoing.read())
+    return read_all(connection)
+
+
+@pytest.mark.parametrize("fault", [Fault(reset="after"), Fault(cut=True)], ids=["reset", "cut"])
+def test_it_is_the_same_over_https(edge, fault):
+    """A reset is one of the connection below; a cut answer ends without one."""
+    pytest.importorskip("trustme")
+    certificate = throw_away_certificate()
+    edge.faults.replace([fault])
+    expected = pytest.raises(ConnectionResetError) if fault.reset else nullcontext()
+    request = head(INTERACT, len(BODY)) + BODY
+    with serving(create_app(edge), tls=certificate) as server, connect(server) as connection, expected:
+        assert read_all_encrypted(connection, certificate.authority, request)
     assert len(edge.events) == 1
 
 

@@ -384,6 +384,19 @@ async def test_faults_are_shown_and_changed_from_the_desk():
         assert (await desk.get("/_dev/faults")).json() == {"seed": 3, "faults": []}
 
 
+async def test_who_follows_hears_of_every_change():
+    """Made at the desk or in code."""
+    edge = DevelopmentEdge()
+    app = create_app(edge)
+    messages = app.state.feed.messages()
+    assert "event: hello" in await anext(messages)
+    assert "event: faults" in await anext(messages)
+    for change in (lambda: edge.faults.replace([Fault(cut=True)]), edge.faults.clear):
+        change()
+        assert "event: faults" in await asyncio.wait_for(anext(messages), 60)
+    await messages.aclose()
+
+
 async def test_faults_that_cannot_be_used_change_nothing():
     """The answer names the path and the fix."""
     edge = DevelopmentEdge(faults=[Fault(cut=True)])
