@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import ssl
-from contextlib import nullcontext
 from datetime import timedelta
 
 import httpx
@@ -154,16 +153,30 @@ def read_all_encrypted(connection, authority, request):
     return read_all(connection)
 
 
-@pytest.mark.parametrize("fault", [Fault(reset="after"), Fault(cut=True)], ids=["reset", "cut"])
-def test_it_is_the_same_over_https(edge, fault):
-    """A reset is one of the connection below; a cut answer ends without one."""
+@pytest.fixture
+def certificate():
     pytest.importorskip("trustme")
-    certificate = throw_away_certificate()
-    edge.faults.replace([fault])
-    expected = pytest.raises(ConnectionResetError) if fault.reset else nullcontext()
+    return throw_away_certificate()
+
+
+def test_a_reset_over_https_is_one_of_the_connection_below(edge, certificate):
+    """No farewell of the encryption comes before it."""
+    edge.faults.replace([Fault(reset="after")])
     request = head(INTERACT, len(BODY)) + BODY
+    expected = pytest.raises(ConnectionResetError)
     with serving(create_app(edge), tls=certificate) as server, connect(server) as connection, expected:
-        assert read_all_encrypted(connection, certificate.authority, request)
+        read_all_encrypted(connection, certificate.authority, request)
+    assert len(edge.events) == 1
+
+
+def test_a_cut_answer_over_https_ends_early(edge, certificate):
+    """The client misses the rest of the body."""
+    edge.faults.replace([Fault(cut=True)])
+    trusting = ssl.create_default_context(cadata=certificate.authority)
+    expected = pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body")
+    client = httpx.Client(verify=trusting, trust_env=False)
+    with serving(create_app(edge), tls=certificate) as server, client, expected:
+        client.post(server.url + INTERACT, json={"events": [{}]})
     assert len(edge.events) == 1
 
 

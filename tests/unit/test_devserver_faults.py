@@ -220,6 +220,26 @@ async def test_a_status_is_a_problem_of_the_edge_and_takes_no_events(status, cod
     assert [(r["status"], r["fault"]) for r in edge.requests] == [(status, f"status {status}")]
 
 
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (Fault(status=503), "refused"),
+        (Fault(text="bad gateway"), "refused"),
+        (Fault(errors=True), "recorded"),
+        (Fault(latency=1), "recorded"),
+        (Fault(content_type="text/html"), "recorded"),
+    ],
+)
+async def test_the_summary_of_an_exchange_says_what_the_fault_did_to_its_events(fault, outcome):
+    """Refused where the edge has not taken the request, recorded where only the answer went wrong."""
+    edge = DevelopmentEdge(faults=[fault])
+    await post(edge, body={"events": [{"xdm": {"_id": "a"}}, {"xdm": {"_id": "b"}}]})
+    ((exchange,), _) = edge.recorder.exchanges()
+    entry = exchange.entry()
+    assert entry["fault"] == fault.label
+    assert [(event["id"], event["outcome"]) for event in entry["events"]] == [("a", outcome), ("b", outcome)]
+
+
 async def test_retry_after_comes_in_both_of_its_forms():
     """Seconds, or a date in GMT that many seconds ahead."""
     faults = [Fault(status=503, retry_after=0, times=1), Fault(status=429, retry_after_date=90)]
