@@ -1,4 +1,4 @@
-"""What the development edge does for a page in a browser: it may read the answers, and its cookies speak for it."""
+"""What the development edge reads of a browser's cookies."""
 
 import httpx
 import pytest
@@ -13,14 +13,13 @@ from alloy_async.devserver.identity import pack_identity_cookie
 KEYS = StateEntries(DEMO_ORG)
 ECID = "41861666193140161934276845651148876988"
 OTHER = "58172812167590243656904778955519426275"
-INTERACT, COLLECT = "/ee/v1/interact?configId=ds", "/ee/v1/collect?configId=ds"
-PAGE = {"origin": "https://www.shop.test"}
+INTERACT = "/ee/v1/interact?configId=ds"
 STATE = {"domain": "shop.test", "cookiesEnabled": True}
 
 
 @pytest.fixture
 def development_edge():
-    return DevelopmentEdge(datastreams={"ds"})
+    return DevelopmentEdge()
 
 
 @pytest.fixture
@@ -45,44 +44,6 @@ def cookie(ecid=ECID, **more):
 
 def ecid_of(answer):
     return next(h["payload"][0]["id"] for h in answer.json()["handle"] if h["type"] == "identity:result")
-
-
-@pytest.mark.parametrize(
-    "path", [INTERACT, COLLECT, "/ee/v1/interact?configId=unknown", "/ee/v1/interact", "/elsewhere"]
-)
-async def test_every_answer_may_be_read_by_the_page_that_asked(browser, path):
-    """Refusals too: otherwise a page hears of a failure, and not of its reason."""
-    headers = (await browser.post(path, json=body(), headers=PAGE)).headers
-    assert headers["access-control-allow-origin"] == PAGE["origin"]
-    assert headers["access-control-allow-credentials"] == "true"
-    assert headers["vary"] == "Origin"
-    exposed = headers["access-control-expose-headers"].split(", ")
-    assert {"Retry-After", "X-Adobe-Edge", "X-Request-Id"} <= set(exposed)
-
-
-async def test_who_is_no_page_hears_nothing_of_pages(browser):
-    """Servers send no Origin."""
-    answer = await browser.post(INTERACT, json=body())
-    assert not [name for name in answer.headers if name.startswith("access-control")]
-
-
-async def test_a_preflight_is_granted(browser):
-    """For what it asks, at each endpoint; the event follows by itself."""
-    asks = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,x-test"}
-    answer = await browser.options("/ee/or2/v1/collect", headers=PAGE | asks)
-    assert answer.status_code == 204
-    assert answer.headers["access-control-allow-methods"] == "POST"
-    assert answer.headers["access-control-allow-headers"] == "content-type,x-test"
-    assert answer.headers["access-control-allow-origin"] == PAGE["origin"]
-    assert (await browser.options("/elsewhere", headers=PAGE | asks)).status_code == 404
-    assert (await browser.options(COLLECT)).status_code == 405
-
-
-async def test_what_was_received_stays_closed_to_pages(browser):
-    """Being open to pages ends where events are read back."""
-    answer = await browser.get("/_dev/events", headers=PAGE)
-    assert answer.status_code == 403
-    assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_cookies_say_who_the_visitor_is_where_no_entries_do(browser):
