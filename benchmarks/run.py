@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.modules["orjson"] = None  # type: ignore[assignment]  # only the rows that say so use the extra `fast`
 
-import durable  # noqa: E402 - the line above comes first
+import devserver  # noqa: E402 - the line above comes first
+import durable  # noqa: E402
 import event_cost  # noqa: E402
 import import_time  # noqa: E402
 import release  # noqa: E402
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "durable": durable,
     "visitors": visitors,
     "web": web,
+    "devserver": devserver,
 }
 PACKAGES = (
     "alloy-async",

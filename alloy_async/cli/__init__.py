@@ -11,6 +11,7 @@ from .outbox import app as outbox
 from .relay import relay
 from .send import send
 from .serve import serve
+from .tail import tail
 
 __all__ = ["app"]
 
@@ -45,6 +46,7 @@ def _program(
 
 app.command()(demo)
 app.command()(serve)
+app.command()(tail)
 app.command()(send)
 app.command()(relay)
 app.add_typer(consent, name="consent")

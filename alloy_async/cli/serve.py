@@ -4,13 +4,16 @@ import ipaddress
 import re
 import sqlite3
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from .terminal import say, warn
 from .trust import Trust, trust_for
+
+if TYPE_CHECKING:
+    from ..devserver import Faults, Sink
 
 __all__ = ["serve"]
 
@@ -25,8 +28,15 @@ def serve(
         str, typer.Option(help="Address to listen at. It is a tool for a desk: keep to loopback.")
     ] = "127.0.0.1",
     sqlite: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the events in this SQLite file too.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep what it receives in this SQLite file too, and show its past."
+        ),
     ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same as JSON lines: one for each request.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     config_id: Annotated[
         list[str] | None,
         typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
@@ -35,21 +45,46 @@ def serve(
     tls: Annotated[
         bool, typer.Option("--tls", help="Speak https, with a certificate made for this run (extra: tls).")
     ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE,…",
+            help="What shall go wrong, for example status=503,retry-after=2,rate=0.3,path=/interact; may be repeated.",
+        ),
+    ] = None,
+    fault_seed: Annotated[int, typer.Option(help="Seed of the dice that faults with a rate throw.")] = 0,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file with what is answered to those who ask for decisions."),
+    ] = None,
 ) -> None:
     """Run the development edge until Ctrl-C.
 
-    A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it at
-    /_dev/events and /_dev/requests (POST /_dev/reset forgets it). It listens on loopback unless told otherwise.
+    A stand-in for the collection endpoint: it answers as the edge does, keeps what it receives, and shows it on a page
+    below /_dev/. It listens on loopback unless told otherwise.
     """
-    from ..devserver import DEMO_ORG, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
+    from ..devserver import DEMO_ORG, DecisionsError, DevelopmentEdge, create_app, run  # noqa: PLC0415 - the other commands need no server
 
+    if sqlite and jsonl:
+        raise typer.BadParameter("give one of --sqlite and --jsonl: each keeps everything")
+
+    faults = _read_faults(fault or [], fault_seed)
     trust = context.with_resource(trust_for(host)) if tls else None
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     try:
-        edge = DevelopmentEdge(org_id=org_id, datastreams=config_id or None, database=sqlite)
+        edge = DevelopmentEdge(
+            org_id=org_id,
+            datastreams=config_id or None,
+            sink=_sink(sqlite, jsonl),
+            faults=faults,
+            decisions=decisions,
+        )
+    except DecisionsError as error:
+        warn(f"Decisions cannot be used: {error}")
+        raise typer.Exit(1) from None
     except (sqlite3.Error, OSError, ValueError) as error:
-        warn(f"{sqlite}: cannot be used: {error}")
+        warn(f"{sqlite or jsonl}: cannot be used: {error}")
         raise typer.Exit(1) from None
     try:
         run(
@@ -57,7 +92,7 @@ def serve(
             host,
             port,
             tls=trust.certificate if trust else None,
-            announce=lambda line: _announce(line, example, trust),
+            announce=lambda line: _announce(line, example, faults, trust, open_page=open_page),
         )
     except OSError as error:
         warn(
@@ -70,9 +105,28 @@ def serve(
         edge.close()
 
 
-def _announce(line: str, example: str, trust: Trust | None) -> None:
+def _sink(sqlite: Path | None, jsonl: Path | None) -> "Sink | None":
+    from ..devserver import JSONLinesFile, SQLiteFile  # noqa: PLC0415 - as above
+
+    if jsonl is not None:
+        return JSONLinesFile(jsonl)
+    return None if sqlite is None else SQLiteFile(sqlite)
+
+
+def _read_faults(texts: list[str], seed: int) -> "Faults":
+    from ..devserver import Fault, FaultError, Faults  # noqa: PLC0415 - as above
+
+    try:
+        return Faults([Fault.from_text(text) for text in texts], seed)
+    except FaultError as error:
+        raise typer.BadParameter(str(error), param_hint="--fault") from None
+
+
+def _announce(line: str, example: str, faults: "Faults", trust: Trust | None, *, open_page: bool) -> None:
     say(line)
     address = _address(line)
+    if open_page:
+        typer.launch(f"{address}/_dev/")
     exposed = not _is_loopback(address)
     trusting = trust.environment if trust else ""
     insecure = " --allow-insecure" if exposed and trust is None else ""
@@ -85,6 +139,8 @@ def _announce(line: str, example: str, trust: Trust | None) -> None:
         warn(
             "Warning: other machines can reach it, and it asks nobody who they are. Keep real visitors' data away."
         )
+    for fault in faults:
+        say(f"Fault: {fault.label}")
     say("Ctrl-C stops it.")
 
 

@@ -16,23 +16,39 @@ from __future__ import annotations
 
 from .app import create_app
 from .certificate import Certificate, throw_away_certificate
-from .edge import DEMO_ORG, DevelopmentEdge, EdgeAnswer, EdgeRequest
-from .recorder import RecordedEvent, RecordedRequest, Recorder, Sink
+from .delivery import ConnectionFault
+from .edge import DEMO_ORG, DevelopmentEdge
+from .exchange import Exchange, ReceivedEvent
+from .faults import Fault, FaultError, Faults
+from .findings import Finding
+from .jsonl import JSONLinesFile
+from .messages import EdgeAnswer, EdgeRequest
+from .personalization import DecisionsError
+from .recorder import Past, Recorder, Sink, Window
 from .server import Serving, run, serving
 from .sqlite import SQLiteFile
 
 __all__ = [
     "DEMO_ORG",
     "Certificate",
+    "ConnectionFault",
+    "DecisionsError",
     "DevelopmentEdge",
     "EdgeAnswer",
     "EdgeRequest",
-    "RecordedEvent",
-    "RecordedRequest",
+    "Exchange",
+    "Fault",
+    "FaultError",
+    "Faults",
+    "Finding",
+    "JSONLinesFile",
+    "Past",
+    "ReceivedEvent",
     "Recorder",
     "SQLiteFile",
     "Serving",
     "Sink",
+    "Window",
     "create_app",
     "run",
     "serving",

@@ -3,51 +3,50 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
+from .bounded import read_bounded
+from .delivery import deliver, reset_connection
 from .desk import DeskOnly
-from .edge import DevelopmentEdge, EdgeRequest
+from .edge import DevelopmentEdge
+from .feed import Feed
+from .messages import EdgeRequest
+from .readback import Readback
+from .switches import FaultSwitches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
 __all__ = ["create_app"]
-
-_PATIENCE = 1_048_576
-"""Bytes read of a body that is too large, so that a client a little over hears why instead of a reset connection."""
-
-_CHUNK = 500
-"""Records written at once by the read-back, so that a full memory does not hold up the loop."""
 
 
 def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """Make the application around a development edge.
 
     Besides the collection endpoints it serves, to loopback names and hosts that the operator named only:
-    ``GET /_dev/events``, ``GET /_dev/requests`` and ``POST /_dev/reset``.
+    what it received, see `Readback`, and ``GET``, ``POST`` and ``DELETE /_dev/faults``.
 
     Args:
         edge: the edge; by default one that takes any datastream. It stands at ``app.state.edge``, and is closed when
-            the application's lifespan ends.
+            the application's lifespan ends. ``app.state.feed`` has to be closed before a server waits for its
+            connections to end.
     """
     edge = DevelopmentEdge() if edge is None else edge
-    desk = _Desk(edge)
+    feed = Feed(edge.recorder, faults=edge.faults.as_json)
     app = Starlette(
         routes=[
             Mount(
                 "/_dev",
                 routes=[
-                    Route("/events", desk.events, methods=["GET"]),
-                    Route("/requests", desk.requests, methods=["GET"]),
-                    Route("/reset", desk.reset, methods=["POST"]),
+                    *Readback(edge, feed).routes(),
+                    Route("/faults", FaultSwitches(edge, feed), methods=["GET", "POST", "DELETE"]),
                 ],
                 middleware=[Middleware(DeskOnly, hosts=edge.hosts)],
             ),
@@ -56,6 +55,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
         lifespan=_closing,
     )
     app.state.edge = edge
+    app.state.feed = feed
     return app
 
 
@@ -73,33 +73,14 @@ class _Collection:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if self._edge.loses(_edge_request(request, None)):
+            await reset_connection(scope, receive)
+            return
         try:
-            body = await _read_bounded(request, self._edge.max_body)
+            body = await read_bounded(request, self._edge.max_body)
         except ClientDisconnect:
             return  # nobody is left to hear an answer
-        answer = self._edge.answer(_edge_request(request, body))
-        await Response(answer.body, answer.status, answer.headers)(scope, receive, send)
-
-
-async def _read_bounded(request: Request, limit: int) -> bytes | None:
-    """Read a body of at most ``limit`` bytes; None when it is larger. Never holds more than that in memory."""
-    if _announced(request) > limit + _PATIENCE:
-        return None
-    kept, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit + _PATIENCE:
-            return None
-        if size <= limit:
-            kept += chunk
-    return bytes(kept) if size <= limit else None
-
-
-def _announced(request: Request) -> int:
-    try:
-        return int(request.headers.get("content-length", "0"))
-    except ValueError:
-        return 0
+        await deliver(self._edge.answer(_edge_request(request, body)), scope, receive, send)
 
 
 def _edge_request(request: Request, body: bytes | None) -> EdgeRequest:
@@ -111,38 +92,3 @@ def _edge_request(request: Request, body: bytes | None) -> EdgeRequest:
         headers={name: ", ".join(request.headers.getlist(name)) for name in names},
         body=body,
     )
-
-
-class _Record(Protocol):
-    def as_json(self) -> str: ...
-
-
-class _Desk:
-    """The read-back for the person at the desk."""
-
-    def __init__(self, edge: DevelopmentEdge) -> None:
-        self._edge = edge
-
-    async def events(self, request: Request) -> Response:
-        events, dropped = self._edge.recorder.events()
-        return _listing("events", events, dropped)
-
-    async def requests(self, request: Request) -> Response:
-        requests, dropped = self._edge.recorder.requests()
-        return _listing("requests", requests, dropped)
-
-    async def reset(self, request: Request) -> Response:
-        self._edge.reset()
-        return Response(status_code=204)
-
-
-def _listing(name: str, records: Sequence[_Record], dropped: int) -> Response:
-    return StreamingResponse(_write_listing(name, records, dropped), media_type="application/json")
-
-
-async def _write_listing(name: str, records: Sequence[_Record], dropped: int) -> AsyncIterator[str]:
-    yield f'{{"dropped": {dropped}, "{name}": ['
-    for start in range(0, len(records), _CHUNK):
-        comma = "," if start else ""
-        yield comma + ",".join(record.as_json() for record in records[start : start + _CHUNK])
-    yield "]}"

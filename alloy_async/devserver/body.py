@@ -18,7 +18,7 @@ from .problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MAX_DEPTH", "Body", "read_body", "read_media_type"]
+__all__ = ["MAX_DEPTH", "Body", "read_body", "read_media_type", "read_text"]
 
 MAX_DEPTH = 512
 """Levels of nesting that are read in one event, or in another member of the body.
@@ -41,12 +41,12 @@ class Body:
     Attributes:
         text: the whole body as received.
         fields: the parsed members.
-        event_texts: the text of each element of ``events``, or of ``event``, as received.
+        event_spans: where each element of ``events``, or ``event``, begins and ends in the text.
     """
 
     text: str
     fields: Mapping[str, Any]
-    event_texts: Mapping[str, tuple[str, ...]]
+    event_spans: Mapping[str, tuple[tuple[int, int], ...]]
 
 
 def read_media_type(content_type: str | None) -> None:
@@ -69,11 +69,21 @@ def read_body(content: bytes) -> Body:
     if not content:
         raise Problem("0109-408", "The request has no body.")
     try:
-        return _Envelope(content.decode()).read()
+        return read_text(content.decode())
     except (ValueError, RecursionError):
         # Of one kind for us: bad syntax, bad UTF-8, NaN, an integer of more than 4300 digits. 0100 would fit the
         # last, but its status is 500, and a client that sends nonsense should not hear that the server broke.
         raise Problem("0101-400", "The body cannot be read as JSON.") from None
+
+
+def read_text(text: str) -> Body:
+    """Read a request body that is text already.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, or more than a JSON reader should take.
+        Problem: as `read_body`.
+    """
+    return _Envelope(text).read()
 
 
 def _refuse_deep(text: str) -> None:
@@ -104,7 +114,7 @@ class _Envelope:
         self._text = text
         self._at = self._after_blanks(0)
         self._fields: dict[str, Any] = {}
-        self._events: dict[str, tuple[str, ...]] = {}
+        self._events: dict[str, tuple[tuple[int, int], ...]] = {}
 
     def read(self) -> Body:
         if not self._takes("{"):
@@ -124,14 +134,14 @@ class _Envelope:
         if key == "events" and self._takes("["):
             self._fields[key], self._events[key] = self._elements()
         else:
-            self._fields[key], text = self._value()
+            self._fields[key], span = self._value()
             if key == "event":
-                self._events[key] = (text,)
+                self._events[key] = (span,)
 
-    def _elements(self) -> tuple[list[Any], tuple[str, ...]]:
-        pairs: list[tuple[Any, str]] = []
+    def _elements(self) -> tuple[list[Any], tuple[tuple[int, int], ...]]:
+        pairs: list[tuple[Any, tuple[int, int]]] = []
         self._sequence("]", lambda: pairs.append(self._value()))
-        return [value for value, _ in pairs], tuple(text for _, text in pairs)
+        return [value for value, _ in pairs], tuple(span for _, span in pairs)
 
     def _sequence(self, closing: str, item: Callable[[], None]) -> None:
         if self._takes(closing):
@@ -142,13 +152,12 @@ class _Envelope:
                 raise ValueError("items are separated by commas")
             item()
 
-    def _value(self) -> tuple[Any, str]:
+    def _value(self) -> tuple[Any, tuple[int, int]]:
         start = self._at
         value, end = _scan(self._text, start)
         self._at = self._after_blanks(end)
-        text = self._text[start:end]
-        _refuse_deep(text)
-        return value, text
+        _refuse_deep(self._text[start:end])
+        return value, (start, end)
 
     def _takes(self, mark: str) -> bool:
         if not self._text.startswith(mark, self._at):

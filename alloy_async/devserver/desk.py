@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["DeskOnly", "check_desk"]
+__all__ = ["DeskOnly", "check_desk", "refusal"]
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^][:/@?#\s]+)(?::[0-9]{1,5})?")
 
@@ -67,6 +67,17 @@ def _is_loopback_address(name: str) -> bool:
         return False
 
 
+def refusal(problem: Problem) -> JSONResponse:
+    """Answer the person at the desk with a problem."""
+    content = {
+        "type": problem.type,
+        "status": problem.status,
+        "title": problem.title,
+        "detail": problem.detail,
+    }
+    return JSONResponse(content, problem.status, media_type="application/problem+json")
+
+
 class DeskOnly:
     """ASGI middleware that lets only the desk in.
 
@@ -96,8 +107,6 @@ class DeskOnly:
                 named=self._hosts,
             )
         except Problem as problem:
-            answer = {"type": problem.type, "status": 403, "title": problem.title, "detail": problem.detail}
-            refusal = JSONResponse(answer, 403, media_type="application/problem+json")
-            await refusal(scope, receive, send_privately)
+            await refusal(problem)(scope, receive, send_privately)
         else:
             await self._app(scope, receive, send_privately)

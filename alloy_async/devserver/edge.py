@@ -16,20 +16,27 @@ from urllib.parse import quote
 from .body import Body, read_body, read_media_type
 from .consent import ConsentMemory, consent_string_denies, decide
 from .cors import allowing, is_preflight, preflight_headers
+from .faults import Fault, Faults
 from .handles import (
     ClientState,
     Handle,
     StateEntries,
     identity_result,
     location_hints,
+    media_session,
     read_state,
     state_store,
 )
 from .identity import IdentityMap, find_ecid, mint_ecid, read_identity_map, require_primary
+from .messages import EdgeAnswer, EdgeRequest
+from .observation import Notes, observe
 from .paths import Endpoint, Paths
+from .personalization import Asked, Decisions, read_asked
 from .problems import Problem, consent_warning
-from .recorder import RecordedEvent, RecordedRequest, Recorder
-from .sqlite import SQLiteFile
+from .recorder import Recorder, Sink
+from .spoiling import refuse, spoil
+from .streaming import in_records, read_record_format
+from .subjects import event_types, visitors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,54 +56,22 @@ _REGION = "OR2;9"
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeRequest:
-    """A request as it arrived.
-
-    Attributes:
-        method: the HTTP method, in upper case.
-        path: the path, decoded.
-        query: the query parameters, decoded.
-        headers: the headers, names in lower case.
-        body: the body; None when it was larger than the edge reads.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeAnswer:
-    """What goes back.
-
-    Attributes:
-        status: the HTTP status.
-        headers: the headers, names in lower case.
-        body: the body; empty for a 204.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Call:
     """A request that passed the doors: who asks what, under which id."""
 
     endpoint: Endpoint
-    datastream_id: str
-    request_id: str
-    received_at: str
     request: EdgeRequest
     body: Body
     state: ClientState
+    notes: Notes
 
     @property
     def fields(self) -> Mapping[str, Any]:
         return self.body.fields
+
+    @property
+    def request_id(self) -> str:
+        return self.notes.request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +79,6 @@ class _Arrival:
     """One event, and whose it is."""
 
     index: int
-    text: str
-    event_id: str | None
     ecid: str | None
     consent_string_denies: bool
     withheld: bool
@@ -125,9 +98,15 @@ class DevelopmentEdge:
         expired_tokens: access tokens that are refused as expired; the attribute of this name may be changed while it runs.
         max_body: bytes of one request.
         max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
-        database: SQLite file in which events are kept as well, over restarts.
+        sink: file in which exchanges are kept as well, over restarts: `SQLiteFile` or `JSONLinesFile`.
         hosts: host names besides loopback under which ``/_dev`` may be read.
+        faults: what shall go wrong; the attribute of this name is changed while it runs.
+        decisions: JSON file with what is answered to clients that ask for decisions; read again when it changes.
         clock: returns the time of arrival, timezone-aware.
+
+    Raises:
+        DecisionsError: the file of decisions cannot be used.
+        OSError, sqlite3.Error, ValueError: the file of the sink cannot be used.
 
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
@@ -142,21 +121,25 @@ class DevelopmentEdge:
         expired_tokens: Iterable[str] = (),
         max_body: int = MAX_BODY,
         max_events: int = 100_000,
-        database: str | PathLike[str] | None = None,
+        sink: Sink | None = None,
         hosts: Collection[str] = (),
+        faults: Faults | Iterable[Fault] = (),
+        decisions: str | PathLike[str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.expired_tokens: set[str] = set(expired_tokens)
         self.max_body = max_body
         self.hosts: frozenset[str] = frozenset(hosts)
+        self.faults: Faults = faults if isinstance(faults, Faults) else Faults(faults)
         self._paths = Paths(base_path)
         self._datastreams = datastreams
         self._authenticated = authenticated
         self._entries = StateEntries(org_id)
         self._consent = ConsentMemory(_MAX_VISITORS)
         self._clock = clock
-        # Last: it opens the database, and nothing after it may fail.
-        self.recorder: Recorder = Recorder(max_events, None if database is None else SQLiteFile(database))
+        self._decisions = Decisions(decisions)
+        # Last: it opens a file, and nothing after it may fail.
+        self.recorder: Recorder = Recorder(max_events, sink)
 
     def __enter__(self) -> Self:
         return self
@@ -167,34 +150,79 @@ class DevelopmentEdge:
     @property
     def events(self) -> list[dict[str, Any]]:
         """What ``GET /_dev/events`` lists, parsed."""
-        return [json.loads(event.as_json()) for event in self.recorder.events()[0]]
+        events, _ = self.recorder.events()
+        return [json.loads(exchange.as_event_json(event)) for exchange, event in events]
 
     @property
     def requests(self) -> list[dict[str, Any]]:
         """What ``GET /_dev/requests`` lists, parsed."""
-        return [json.loads(request.as_json()) for request in self.recorder.requests()[0]]
+        return [json.loads(exchange.as_request_json()) for exchange in self.recorder.exchanges()[0]]
 
     def reset(self) -> None:
-        """Forget events, requests and visitors, in the database too."""
+        """Forget events, requests and visitors, in the file too."""
         self.recorder.clear()
         self._consent.clear()
 
     def close(self) -> None:
-        """Close the database; what is in memory can still be read."""
+        """Close the file; what is in memory can still be read."""
         self.recorder.close()
 
     def answer(self, request: EdgeRequest) -> EdgeAnswer:
         """Answer one request, and record it."""
-        request_id = _answered_id(request)
-        received_at = _timestamp(self._clock())
+        moment = self._clock()
         reading = self._read(request)
+        fault = self._fault(request, reading)
+        notes = self._notes(request, moment, fault)
         try:
-            answer = self._admit(request, reading, request_id, received_at)
+            refuse(fault)
+            answer, taken = self._admit(request, reading, notes), True
         except Problem as problem:
-            answer = _refusal(problem, request_id)
-        answer = replace(answer, headers={**answer.headers, **allowing(request.headers)})
-        self._record_request(request, reading, answer.status, request_id, received_at)
-        return answer
+            answer, taken = _refusal(problem, notes.request_id), False
+        answer = _shaped(request, reading, spoil(answer, fault, moment))
+        self._record(request, reading, answer, notes, taken=taken)
+        return replace(answer, fault=fault)
+
+    def loses(self, request: EdgeRequest) -> bool:
+        """Tell whether a fault resets the connection of a request that is not read yet, and record it if so.
+
+        Args:
+            request: without its body.
+        """
+        fault = self.faults.choose_unread(request.path)
+        if fault is None:
+            return False
+        notes = self._notes(request, self._clock(), fault)
+        self._record(request, None, EdgeAnswer(0, {}, b""), notes, taken=False)
+        return True
+
+    # Faults: which one meets a request.
+
+    def _fault(self, request: EdgeRequest, reading: Body | Problem) -> Fault | None:
+        """Choose. A preflight is none of the client's requests, so none meets it."""
+        if not self.faults or request.method == "OPTIONS":
+            return None
+        if isinstance(reading, Problem):
+            return self.faults.choose(request.path)
+        named = visitors(reading.fields, self._kept_ecid(request, reading))
+        return self.faults.choose(request.path, named, event_types(reading.fields))
+
+    def _kept_ecid(self, request: EdgeRequest, reading: Body) -> str | None:
+        try:
+            return self._state(request, reading).ecid
+        except Problem:
+            return None  # refused for it further on
+
+    def _state(self, request: EdgeRequest, reading: Body) -> ClientState:
+        return read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
+
+    def _notes(self, request: EdgeRequest, moment: datetime, fault: Fault | None) -> Notes:
+        endpoint = self._paths.find(request.path)
+        return Notes(
+            request_id=_answered_id(request),
+            received_at=_timestamp(moment),
+            fault=None if fault is None else fault.label,
+            action=None if endpoint is None else endpoint.action,
+        )
 
     # Doors: from a request to a call.
 
@@ -207,20 +235,32 @@ class DevelopmentEdge:
         except Problem as problem:
             return problem
 
-    def _admit(
-        self, request: EdgeRequest, reading: Body | Problem, request_id: str, received_at: str
-    ) -> EdgeAnswer:
+    def _record(
+        self,
+        request: EdgeRequest,
+        reading: Body | Problem | None,
+        answer: EdgeAnswer,
+        notes: Notes,
+        *,
+        taken: bool,
+    ) -> None:
+        body = reading if isinstance(reading, Body) else None
+        self.recorder.add(observe(request, body, answer, notes, taken=taken))
+
+    def _admit(self, request: EdgeRequest, reading: Body | Problem, notes: Notes) -> EdgeAnswer:
         if is_preflight(request.method, request.headers) and self._paths.find(request.path) is not None:
-            return EdgeAnswer(204, {**_headers(request_id), **preflight_headers(request.headers)}, b"")
+            return EdgeAnswer(204, {**_headers(notes.request_id), **preflight_headers(request.headers)}, b"")
         endpoint = self._endpoint(request)
-        datastream_id = self._datastream(endpoint, request.query)
+        notes.datastream_id = self._datastream(endpoint, request.query)
         if self._authenticated and endpoint.version == "v2":
             self._check_credentials(request.headers)
         read_media_type(request.headers.get("content-type"))
         if isinstance(reading, Problem):
             raise reading
-        state = read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
-        return self._act(_Call(endpoint, datastream_id, request_id, received_at, request, reading, state))
+        read_record_format(reading.fields.get("meta"))  # for its refusals; it is used once there is an answer
+        state = self._state(request, reading)
+        notes.ecid, notes.consent = state.ecid, state.consent
+        return self._act(_Call(endpoint, request, reading, state, notes))
 
     def _endpoint(self, request: EdgeRequest) -> Endpoint:
         endpoint = self._paths.find(request.path)
@@ -266,25 +306,41 @@ class DevelopmentEdge:
                 return self._set_consent(call)
             case "identity/acquire":
                 return self._acquire(call)
+            case "media":
+                return self._media(call)
 
     def _interact(self, call: _Call) -> EdgeAnswer:
         arrivals = self._arrivals(call)
-        self._record_events(call, arrivals)
-        ecid = arrivals[0].ecid or mint_ecid()
+        asked = _asked(call, arrivals)
+        ecid = call.notes.ecid = arrivals[0].ecid or mint_ecid()
         handles = [*self._visitor_handles(call, ecid), *self._denials(arrivals)]
+        handles += [*_media_sessions(call, arrivals), *self._decisions.handles(asked)]
         return _answer(call, handles, warnings=_warnings(arrivals))
 
     def _collect(self, call: _Call) -> EdgeAnswer:
         """Answer without content, unless an event was withheld: a client that sent it must hear of it."""
         arrivals = self._arrivals(call)
-        self._record_events(call, arrivals)
         warnings = _warnings(arrivals)
         if warnings:
             return _answer(call, self._denials(arrivals), warnings=warnings)
         silent = call.request.query.get("silent", "").lower() == "true"
         if call.endpoint.version == "v1" or silent:
             return EdgeAnswer(204, _headers(call.request_id), b"")
-        return _json_answer(202, call.request_id, {"requestId": call.request_id})
+        # The documentation's answer is the id alone; a browser's client rejects what has no list of handles.
+        return _json_answer(202, call.request_id, {"requestId": call.request_id, "handle": []})
+
+    def _media(self, call: _Call) -> EdgeAnswer:
+        """Begin a session, or take what happens in one. Whether a session still lives is not looked at.
+
+        Source: Adobe Experience Platform Edge Network API, media: 200 with the session's id, 204 for the rest.
+        """
+        if call.endpoint.media == "sessionStart":
+            return self._interact(call)
+        for index, event in enumerate(_events(call)):
+            if not isinstance(_lookup(event, "xdm", "mediaCollection", "sessionID"), str):
+                detail = f"'xdm.mediaCollection.sessionID' of the event #{index} is missing."
+                raise Problem("0103-400", detail, event_index=index)
+        return self._collect(call)
 
     def _set_consent(self, call: _Call) -> EdgeAnswer:
         """Store a choice. It is tied to an ECID, so that one is minted even for a refusal.
@@ -296,11 +352,12 @@ class DevelopmentEdge:
         """
         choice = decide(call.fields.get("consent"))
         maps = [read_identity_map(call.fields.get("identityMap"))]
-        ecid = find_ecid(maps, call.state.ecid) or mint_ecid()
+        ecid = call.notes.ecid = find_ecid(maps, call.state.ecid) or mint_ecid()
         if choice is None:
             updates = _lookup(call.fields, "query", "consent", "operation") == "update"
             choice = "out" if updates and self._is_out(ecid, call.state) else "in"
         self._consent.save(ecid, choice)
+        call.notes.consent = choice
         stored = state_store([self._entries.identity(ecid), self._entries.consent(choice)])
         return _answer(call, [*_fetched(call, ecid), stored])
 
@@ -308,6 +365,7 @@ class DevelopmentEdge:
         if not isinstance(_lookup(call.fields, "query", "identity", "fetch"), list):
             raise Problem("0103-400", "'query.identity.fetch' is missing.")
         ecid = find_ecid([_payload_identities(call.fields)], call.state.ecid) or mint_ecid()
+        call.notes.ecid = ecid
         return _answer(call, self._visitor_handles(call, ecid))
 
     def _visitor_handles(self, call: _Call, ecid: str) -> list[Handle]:
@@ -322,27 +380,24 @@ class DevelopmentEdge:
             return []
         return [state_store([self._entries.consent("out")])]
 
-    # Events: whole requests are judged before any of their events is recorded.
+    # Events: whole requests are judged before any of their events counts as taken.
 
     def _arrivals(self, call: _Call) -> list[_Arrival]:
         shared = _payload_identities(call.fields) if call.endpoint.version == "v1" else {}
-        return [
-            self._arrival(call, shared, index, event, text)
-            for index, (event, text) in enumerate(_events(call))
-        ]
+        arrivals = [self._arrival(call, shared, index, event) for index, event in enumerate(_events(call))]
+        call.notes.ecids = {arrival.index: arrival.ecid for arrival in arrivals}
+        call.notes.withheld = {arrival.index for arrival in arrivals if arrival.withheld}
+        return arrivals
 
-    def _arrival(self, call: _Call, shared: IdentityMap, index: int, event: object, text: str) -> _Arrival:
+    def _arrival(self, call: _Call, shared: IdentityMap, index: int, event: object) -> _Arrival:
         xdm = _xdm(event, index)
         identities = read_identity_map(xdm.get("identityMap"), event_index=index)
         if call.endpoint.version == "v2":
             require_primary(identities, event_index=index)
         ecid = find_ecid([identities, shared], call.state.ecid)
         denies = consent_string_denies(xdm)
-        event_id = xdm.get("_id")
         return _Arrival(
             index=index,
-            text=text,
-            event_id=event_id if isinstance(event_id, str) else None,
             ecid=ecid,
             consent_string_denies=denies,
             withheld=denies or self._is_out(ecid, call.state),
@@ -352,54 +407,44 @@ class DevelopmentEdge:
         """Ask the edge's own memory and the cookie; one refusal is enough."""
         return state.consent == "out" or self._consent.is_out(ecid)
 
-    def _record_events(self, call: _Call, arrivals: Sequence[_Arrival]) -> None:
-        self.recorder.add_events(
-            RecordedEvent(
-                event=arrival.text,
-                event_id=arrival.event_id,
-                request_id=call.request_id,
-                path=call.request.path,
-                datastream_id=call.datastream_id,
-                received_at=call.received_at,
-            )
-            for arrival in arrivals
-            if not arrival.withheld
-        )
 
-    def _record_request(
-        self,
-        request: EdgeRequest,
-        reading: Body | Problem,
-        status: int,
-        request_id: str,
-        received_at: str,
-    ) -> None:
-        readable = isinstance(reading, Body)
-        unread = None if readable or request.body is None else request.body.decode(errors="backslashreplace")
-        self.recorder.add_request(
-            RecordedRequest(
-                method=request.method,
-                path=request.path,
-                query=request.query,
-                headers=request.headers,
-                body=reading.text if isinstance(reading, Body) else None,
-                text=unread,
-                status=status,
-                request_id=request_id,
-                received_at=received_at,
-            )
-        )
-
-
-def _events(call: _Call) -> Iterator[tuple[object, str]]:
-    """Yield each event with its own text; v2 interact takes one as ``event``, all others take ``events``."""
+def _events(call: _Call) -> Sequence[object]:
+    """Return the events; v2 interact takes one as ``event``, all others take ``events``."""
     name = "event" if call.endpoint == Endpoint("v2", "interact") else "events"
     value = call.fields.get(name)
     if value is None or value == []:
         raise Problem("0103-400", f"'{name}' is missing or empty.")
     if name == "events" and not isinstance(value, list):
         raise Problem("0102-400", "'events' must be an array.")
-    yield from zip(value if name == "events" else [value], call.body.event_texts[name], strict=True)
+    return value if isinstance(value, list) and name == "events" else [value]
+
+
+def _taken(call: _Call, arrivals: Sequence[_Arrival]) -> Iterator[tuple[int, object]]:
+    """Yield index and content of the events that consent lets through."""
+    pairs = zip(arrivals, _events(call), strict=True)
+    return ((arrival.index, event) for arrival, event in pairs if not arrival.withheld)
+
+
+def _asked(call: _Call, arrivals: Sequence[_Arrival]) -> list[Asked]:
+    """Read what decisions are asked for: v1 has a query in each event, v2 one beside its event."""
+    is_v2 = call.endpoint.version == "v2"
+    queries = (
+        (index, _lookup(call.fields if is_v2 else event, "query")) for index, event in _taken(call, arrivals)
+    )
+    return [asked for index, query in queries if (asked := read_asked(query, index)) is not None]
+
+
+def _media_sessions(call: _Call, arrivals: Sequence[_Arrival]) -> list[Handle]:
+    """Give an id to each media session that begins; the browser's client begins them by interact.
+
+    Source: adobe/alloy, media: the event type ``media.sessionStart``.
+    """
+    begins = call.endpoint.media == "sessionStart"
+    return [
+        media_session()
+        for _, event in _taken(call, arrivals)
+        if begins or _lookup(event, "xdm", "eventType") == "media.sessionStart"
+    ]
 
 
 def _xdm(event: object, index: int) -> Mapping[str, Any]:
@@ -465,3 +510,10 @@ def _json_answer(status: int, request_id: str, content: Mapping[str, Any]) -> Ed
 def _headers(request_id: str) -> dict[str, str]:
     # The id comes from the request: percent-encoded, it can neither break a header nor add one.
     return {"x-request-id": quote(request_id), "x-adobe-edge": _REGION}
+
+
+def _shaped(request: EdgeRequest, reading: Body | Problem, answer: EdgeAnswer) -> EdgeAnswer:
+    """Give an answer the form that its client reads: in records when asked for, and open to its page."""
+    if isinstance(reading, Body) and answer.status < 300:
+        answer = in_records(answer, read_record_format(reading.fields.get("meta")))
+    return replace(answer, headers={**answer.headers, **allowing(request.headers)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -13,7 +14,15 @@ from .problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ClientState", "StateEntries", "identity_result", "location_hints", "read_state", "state_store"]
+__all__ = [
+    "ClientState",
+    "StateEntries",
+    "identity_result",
+    "location_hints",
+    "media_session",
+    "read_state",
+    "state_store",
+]
 
 Handle = dict[str, Any]
 
@@ -92,6 +101,11 @@ def location_hints() -> Handle:
         "type": "locationHint:result",
         "payload": [{"scope": scope, "hint": hint, "ttlSeconds": _HINT_MAX_AGE} for scope, hint in scopes],
     }
+
+
+def media_session() -> Handle:
+    """Tell the client the id that its later media events bring."""
+    return {"type": "media-analytics:new-session", "payload": [{"sessionId": secrets.token_hex(32)}]}
 
 
 def read_state(meta: object, keys: StateEntries, cookies: str = "") -> ClientState:

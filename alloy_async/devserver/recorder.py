@@ -1,124 +1,52 @@
-"""What was received: kept in memory within bounds, and in a sink as well when one is given."""
+"""What was received: kept in memory within bounds, and in a file as well when one is given."""
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["RecordedEvent", "RecordedRequest", "Recorder", "Sink"]
+    from .exchange import Exchange, ReceivedEvent
+
+__all__ = ["Past", "Recorder", "Sink", "Window"]
 
 _log = logging.getLogger(__name__)
 
 MAX_SIZE = 256 * 1024 * 1024
-"""Characters of JSON kept for events, and as many for requests; the count bounds typical events, this bounds big ones."""
-
-_REDACTED = "[REDACTED]"
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization"})
+"""Characters kept; the count bounds typical exchanges, this bounds big ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """One event as it was received.
+class Past:
+    """What a sink holds of earlier runs.
 
     Attributes:
-        event: its JSON text, unchanged.
-        event_id: its ``xdm._id``, if it has one.
-        request_id: the id under which its request was answered.
-        path: the request's path.
-        datastream_id: the datastream that it was sent to.
-        received_at: when, RFC 3339 in UTC with milliseconds.
-        duplicate: whether an event of the same ``_id`` came before and is still kept.
+        exchanges: the newest, oldest first.
+        earlier_exchanges: how many came before those.
+        earlier_events: how many recorded events came with them.
     """
 
-    event: str
-    event_id: str | None
-    request_id: str
-    path: str
-    datastream_id: str
-    received_at: str
-    duplicate: bool = False
-
-    @property
-    def size(self) -> int:
-        """Characters it takes, roughly."""
-        return len(self.event)
-
-    def as_json(self) -> str:
-        """Write it for the read-back; the event's own text is put in unchanged."""
-        about = {
-            "requestId": self.request_id,
-            "path": self.path,
-            "datastreamId": self.datastream_id,
-            "receivedAt": self.received_at,
-            "duplicate": self.duplicate,
-        }
-        return f'{{"event": {self.event}, {json.dumps(about)[1:]}'
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRequest:
-    """One whole request, and how it was answered.
-
-    Attributes:
-        method: the HTTP method.
-        path: the path, decoded.
-        query: the query parameters.
-        headers: the headers, names in lower case.
-        body: the body's JSON text; None when it was not JSON.
-        text: the body's text when it was not JSON; None when it was, or when it was too large to be kept.
-        status: the HTTP status of the answer.
-        request_id: the id under which it was answered.
-        received_at: when, RFC 3339 in UTC with milliseconds.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: str | None
-    text: str | None
-    status: int
-    request_id: str
-    received_at: str
-
-    @property
-    def size(self) -> int:
-        """Characters it takes, roughly."""
-        headers = sum(len(name) + len(value) for name, value in self.headers.items())
-        return len(self.body or self.text or "") + headers
-
-    def as_json(self) -> str:
-        """Write it for the read-back, credentials redacted; a JSON body is put in unchanged."""
-        about: dict[str, Any] = {
-            "method": self.method,
-            "path": self.path,
-            "query": dict(self.query),
-            "headers": {n: _REDACTED if n in _SECRET_HEADERS else v for n, v in self.headers.items()},
-            "text": self.text,
-            "status": self.status,
-            "requestId": self.request_id,
-            "receivedAt": self.received_at,
-        }
-        body = "null" if self.body is None else self.body
-        return f'{{"body": {body}, {json.dumps(about)[1:]}'
+    exchanges: Sequence[Exchange]
+    earlier_exchanges: int = 0
+    earlier_events: int = 0
 
 
 class Sink(Protocol):
-    """Where events are kept besides memory."""
+    """Where exchanges are kept besides memory."""
 
-    def load(self, limit: int) -> tuple[Sequence[RecordedEvent], int]:
-        """Return the newest events of earlier runs, oldest first and at most ``limit``, and how many there are."""
+    def load(self, limit: int) -> Past:
+        """Return the newest exchanges of earlier runs, at most ``limit``."""
         ...
 
-    def write(self, events: Sequence[RecordedEvent]) -> None:
-        """Keep the events of one request."""
+    def write(self, exchange: Exchange) -> None:
+        """Keep one."""
 
     def clear(self) -> None:
         """Forget all of them."""
@@ -127,94 +55,150 @@ class Sink(Protocol):
         """Let go of files and connections; a later write opens them again."""
 
 
-_Kept = TypeVar("_Kept", RecordedEvent, RecordedRequest)
+class Window(NamedTuple):
+    """Which exchanges are kept, by their numbers.
+
+    Attributes:
+        first: the oldest.
+        next: the number that the next one gets; equal to ``first`` when none is kept.
+        cleared: everything before this was cleared by somebody; what lies between it and ``first`` was dropped.
+    """
+
+    first: int
+    next: int
+    cleared: int
 
 
 @dataclass
-class _Shelf(Generic[_Kept]):
-    """The newest records, bounded by number and by size in characters."""
+class _Shelf:
+    """The newest exchanges, bounded by the number of exchanges and of events, and by size in characters."""
 
     max_count: int
     max_size: int
-    records: deque[_Kept] = field(default_factory=deque)
+    exchanges: deque[Exchange] = field(default_factory=deque)
+    events: int = 0
     size: int = 0
-    dropped: int = 0
 
-    def put(self, record: _Kept) -> list[_Kept]:
-        """Keep one; return those that had to go for it."""
-        self.records.append(record)
-        self.size += record.size
+    def put(self, exchange: Exchange) -> list[Exchange]:
+        """Keep one; return those that had to go for it. The newest stays, however big it is."""
+        self.exchanges.append(exchange)
+        self._count(exchange, 1)
         gone = []
-        while len(self.records) > self.max_count or (self.size > self.max_size and len(self.records) > 1):
-            gone.append(self.records.popleft())
-            self.size -= gone[-1].size
-        self.dropped += len(gone)
+        while self._is_over() and len(self.exchanges) > 1:
+            gone.append(self.exchanges.popleft())
+            self._count(gone[-1], -1)
         return gone
 
+    def _count(self, exchange: Exchange, sign: int) -> None:
+        self.events += sign * len(exchange.events)
+        self.size += sign * exchange.weight
+
+    def _is_over(self) -> bool:
+        return max(len(self.exchanges), self.events) > self.max_count or self.size > self.max_size
+
     def clear(self) -> None:
-        self.records.clear()
-        self.size = self.dropped = 0
+        self.exchanges.clear()
+        self.events = self.size = 0
 
 
 class Recorder:
-    """Keeps events and requests in the order of their arrival.
+    """Keeps exchanges in the order of their arrival.
 
     Every event is kept. One whose ``_id`` came before is flagged, not dropped: a retry that delivers twice is what
-    somebody at a desk wants to see.
+    somebody at a desk wants to see. Methods may be called from any thread: a test reads in its own while the server
+    writes in another.
 
     Args:
-        max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
-        sink: keeps events as well, all of them; its earlier events are taken up.
+        max_events: number of events, and of exchanges, kept in memory; beyond it the oldest exchanges are dropped.
+        sink: keeps exchanges as well, all of them; its earlier ones are taken up.
     """
 
     def __init__(self, max_events: int = 100_000, sink: Sink | None = None) -> None:
         if max_events < 1:
             raise ValueError("max_events must be at least 1")
-        # A test reads in its own thread while the server writes in another.
         self._lock = threading.Lock()
-        self._events: _Shelf[RecordedEvent] = _Shelf(max_events, MAX_SIZE)
-        self._requests: _Shelf[RecordedRequest] = _Shelf(max_events, MAX_SIZE)
+        self._shelf = _Shelf(max_events, MAX_SIZE)
+        self._next = self._cleared = 1
+        self._dropped_events = self._dropped_exchanges = 0
         self._ids: Counter[str] = Counter()
         self._warned = False
+        self._listeners: list[Callable[[], object]] = []
         self._sink = sink
         if sink is not None:
-            self._take_up(*sink.load(max_events))
+            self._take_up(sink.load(max_events))
 
-    def _take_up(self, earlier: Sequence[RecordedEvent], total: int) -> None:
-        for event in earlier:
-            self._keep(event)
-        self._events.dropped = total - len(self._events.records)
+    def _take_up(self, past: Past) -> None:
+        self._next = past.earlier_exchanges + 1
+        for exchange in past.exchanges:
+            self._keep(exchange)
+        self._dropped_exchanges += past.earlier_exchanges
+        self._dropped_events += past.earlier_events
 
-    def add_events(self, events: Iterable[RecordedEvent]) -> None:
-        """Keep the events of one request, those seen before flagged."""
+    def add(self, exchange: Exchange) -> Exchange:
+        """Keep one exchange, and return it; it gets its number here, and events seen before are flagged."""
         with self._lock:
-            kept = [self._keep(self._flagged(event)) for event in events]
-            if self._sink is not None and kept:
-                self._write(self._sink, kept)
+            exchange.flag_duplicates(self._ids.__contains__)
+            self._keep(exchange)
+            if self._sink is not None:
+                self._write(self._sink, exchange)
+        self._tell()
+        return exchange
 
-    def add_request(self, request: RecordedRequest) -> None:
-        """Keep one request."""
+    def exchanges(self) -> tuple[list[Exchange], int]:
+        """Return the exchanges kept, and how many were dropped before them."""
         with self._lock:
-            self._warn_once(self._requests.put(request))
+            return list(self._shelf.exchanges), self._dropped_exchanges
 
-    def events(self) -> tuple[list[RecordedEvent], int]:
-        """Return the events kept, and how many were dropped before them."""
+    def events(self) -> tuple[list[tuple[Exchange, ReceivedEvent]], int]:
+        """Return the recorded events kept, each with its exchange, and how many were dropped before them."""
         with self._lock:
-            return list(self._events.records), self._events.dropped
+            exchanges, dropped = list(self._shelf.exchanges), self._dropped_events
+        return [(exchange, event) for exchange in exchanges for event in exchange.recorded], dropped
 
-    def requests(self) -> tuple[list[RecordedRequest], int]:
-        """Return the requests kept, and how many were dropped before them."""
+    def window(self) -> Window:
+        """Return which exchanges are kept."""
         with self._lock:
-            return list(self._requests.records), self._requests.dropped
+            return Window(self._next - len(self._shelf.exchanges), self._next, self._cleared)
+
+    def since(self, n: int, limit: int) -> list[Exchange]:
+        """Return the oldest exchanges kept whose number is at least ``n``, at most ``limit``."""
+        with self._lock:
+            kept = self._shelf.exchanges
+            start = max(0, n - (self._next - len(kept)))
+            return list(islice(kept, start, start + limit))
+
+    def get(self, n: int) -> Exchange | None:
+        """Return the exchange of this number, None when it is not kept."""
+        found = self.since(n, 1)
+        return found[0] if found and found[0].n == n else None
+
+    def subscribe(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Call a listener after every change; what changed, it asks.
+
+        Args:
+            listener: called in the thread that changed something; it must be quick, and must not raise.
+
+        Returns:
+            what ends the subscription.
+        """
+        with self._lock:
+            self._listeners.append(listener)
+        return lambda: self._unsubscribe(listener)
+
+    def _unsubscribe(self, listener: Callable[[], object]) -> None:
+        with self._lock:
+            self._listeners.remove(listener)
 
     def clear(self) -> None:
-        """Forget everything, in the sink too: otherwise a restart would bring it back."""
+        """Forget everything, in the sink too: otherwise a restart would bring it back. The numbers go on."""
         with self._lock:
-            self._events.clear()
-            self._requests.clear()
+            self._shelf.clear()
             self._ids.clear()
+            self._cleared = self._next
+            self._dropped_events = self._dropped_exchanges = 0
             if self._sink is not None:
                 self._sink.clear()
+        self._tell()
 
     def close(self) -> None:
         """Close the sink; what is in memory stays."""
@@ -222,37 +206,42 @@ class Recorder:
             if self._sink is not None:
                 self._sink.close()
 
-    def _flagged(self, event: RecordedEvent) -> RecordedEvent:
-        if event.event_id is None or event.event_id not in self._ids:
-            return event
-        return replace(event, duplicate=True)
-
-    def _keep(self, event: RecordedEvent) -> RecordedEvent:
-        if event.event_id is not None:
-            self._ids[event.event_id] += 1
-        gone = self._events.put(event)
+    def _keep(self, exchange: Exchange) -> None:
+        exchange.n = self._next
+        self._next += 1
+        self._ids.update(_ids(exchange))
         # Ids are remembered as long as their events: a set of all ids ever seen would have no bound.
-        for old in gone:
-            self._forget_id(old.event_id)
-        self._warn_once(gone)
-        return event
+        for gone in self._shelf.put(exchange):
+            self._forget(gone)
 
-    def _forget_id(self, event_id: str | None) -> None:
-        if event_id is None:
-            return
-        self._ids[event_id] -= 1
-        if not self._ids[event_id]:
-            del self._ids[event_id]
+    def _forget(self, exchange: Exchange) -> None:
+        self._dropped_exchanges += 1
+        self._dropped_events += len(exchange.recorded)
+        for event_id in _ids(exchange):
+            self._ids[event_id] -= 1
+            if not self._ids[event_id]:
+                del self._ids[event_id]
+        self._warn_once()
 
-    def _write(self, sink: Sink, events: Sequence[RecordedEvent]) -> None:
+    def _write(self, sink: Sink, exchange: Exchange) -> None:
         try:
-            sink.write(events)
+            sink.write(exchange)
         except Exception:  # noqa: BLE001 - a full disk must not become an answer that the real edge never gives
-            _log.exception("Events could not be written to the sink; they are kept in memory only")
+            _log.exception("An exchange could not be written to the file; it is kept in memory only")
 
-    def _warn_once(self, gone: Sequence[object]) -> None:
-        if gone and not self._warned:
+    def _warn_once(self) -> None:
+        if not self._warned:
             self._warned = True
             _log.warning(
                 "Memory for what is received is full; from now on the oldest is dropped, and counted"
             )
+
+    def _tell(self) -> None:
+        with self._lock:
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener()
+
+
+def _ids(exchange: Exchange) -> list[str]:
+    return [event.event_id for event in exchange.recorded if event.event_id is not None]

@@ -9,9 +9,11 @@ import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
+
+from .connection import offering_connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -58,10 +60,9 @@ def serving(
         OSError: the address cannot be used.
         RuntimeError: the server did not start; its reason is the cause.
     """
-    config = _config(app, tls)
     listener = _listen(host, port)
     url = _url(listener, tls)
-    server = _Server(config)
+    server = _Server(app, tls, loop="asyncio")  # "auto" may exchange the loops of a whole process
     thread = threading.Thread(target=server.run_quietly, args=(listener,), name="development-edge")
     thread.start()
     try:
@@ -95,10 +96,10 @@ def run(
     Raises:
         OSError: the address cannot be used.
     """
-    config = _config(app, tls)
     listener = _listen(host, port)
     try:
-        server = _Server(config)
+        # The process is the edge's alone, so a faster loop may be taken where it is installed.
+        server = _Server(app, tls, loop="auto")
         # Said once it serves and obeys signals, not before: whoever reads the line may press Ctrl-C at once.
         server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener, tls))
         server.run(sockets=[listener])
@@ -109,8 +110,9 @@ def run(
 class _Server(uvicorn.Server):
     """Uvicorn's server, with an event for "ready" and without raising a signal again after it was obeyed."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, app: Starlette, tls: Certificate | None, *, loop: Literal["auto", "asyncio"]) -> None:
+        super().__init__(_config(app, tls, loop))
+        self._app = app
         self.ready = threading.Event()
         self.when_ready: Callable[[], object] = lambda: None
         self.failure: BaseException | None = None
@@ -127,6 +129,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
         self.when_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before it waits for connections: whoever follows the feed would hold it up for the whole grace.
+        self._app.state.feed.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -148,17 +155,20 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _config(app: Starlette, tls: Certificate | None) -> uvicorn.Config:
+def _config(app: Starlette, tls: Certificate | None, loop: Literal["auto", "asyncio"]) -> uvicorn.Config:
     with nullcontext() if tls is None else tls.as_file() as file:
-        config = _uvicorn_config(app, file)
+        config = _uvicorn_config(app, file, loop)
         config.load()  # reads the file, which is gone afterwards
     return config
 
 
-def _uvicorn_config(app: Starlette, key_and_certificate: Path | None) -> uvicorn.Config:
+def _uvicorn_config(
+    app: Starlette, key_and_certificate: Path | None, loop: Literal["auto", "asyncio"]
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        loop="asyncio",  # "auto" may exchange the loops of a whole process
+        http=offering_connections(),
+        loop=loop,
         log_config=None,  # the host program's logging is not ours to set up
         log_level="warning",
         access_log=False,
@@ -189,7 +199,7 @@ def _announcement(listener: socket.socket, tls: Certificate | None) -> str:
         if address.is_loopback
         else "NOT loopback: other machines can reach it"
     )
-    return f"Development edge at {url} ({reach}). Read back: {url}/_dev/events"
+    return f"Development edge at {url} ({reach}). Page: {url}/_dev/"
 
 
 def _to_standard_error(line: str) -> None:

@@ -1,39 +1,56 @@
-"""Events in a SQLite file: readable with any tool, and still there on the next start."""
+"""Exchanges in a SQLite file: readable with any tool, and still there on the next start."""
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .recorder import RecordedEvent
+from .exchange import Exchange
+from .private_file import create_private
+from .recorder import Past
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import os
 
 __all__ = ["SQLiteFile"]
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+# The events are a view: a table of their own would double the file, for queries that few people write.
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
+CREATE TABLE IF NOT EXISTS exchanges (
     n INTEGER PRIMARY KEY,
-    event TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    path TEXT NOT NULL,
-    datastream_id TEXT NOT NULL,
     received_at TEXT NOT NULL,
-    duplicate INTEGER NOT NULL
-)
+    method TEXT NOT NULL,
+    path TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    recorded INTEGER NOT NULL,
+    exchange TEXT NOT NULL
+);
+CREATE VIEW IF NOT EXISTS events AS
+SELECT
+    x.n AS exchange,
+    x.received_at AS received_at,
+    json_extract(e.value, '$.id') AS id,
+    json_extract(e.value, '$.type') AS type,
+    json_extract(e.value, '$.visitor') AS visitor,
+    json_extract(e.value, '$.outcome') AS outcome,
+    coalesce(
+        json_extract(x.exchange, '$.request.body.events[' || json_extract(e.value, '$.index') || ']'),
+        json_extract(x.exchange, '$.request.body.event')
+    ) AS event
+FROM exchanges AS x, json_each(x.exchange, '$.entry.events') AS e;
 """
-_INSERT = "INSERT INTO events (event, request_id, path, datastream_id, received_at, duplicate) VALUES (?, ?, ?, ?, ?, ?)"
-_NEWEST = "SELECT event, request_id, path, datastream_id, received_at, duplicate FROM events ORDER BY n DESC LIMIT ?"
+# The file numbers its rows itself: those of the recorder start anew with every process.
+_INSERT = (
+    "INSERT INTO exchanges (received_at, method, path, status, recorded, exchange) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_NEWEST = "SELECT n, exchange FROM exchanges ORDER BY n DESC LIMIT ?"
+_EARLIER = "SELECT count(*), coalesce(sum(recorded), 0) FROM exchanges WHERE n < ?"
 
 
 class SQLiteFile:
-    """A sink in one SQLite file, table ``events``, in order of arrival.
+    """A sink in one SQLite file: table ``exchanges`` in order of arrival, and the view ``events``.
 
     The file holds personal data, so it is created for its owner alone (mode 0600). A recorder loads it at once, so that
     a path that does not work is heard at the start. Transactions survive a crash of the process; after a power cut the
@@ -43,7 +60,7 @@ class SQLiteFile:
         path: the file; its folder must exist.
 
     Raises (with the first use):
-        ValueError: the file was written by another version.
+        ValueError: the file was written by another version, or holds something else.
         OSError, sqlite3.Error: the file cannot be used.
     """
 
@@ -51,21 +68,32 @@ class SQLiteFile:
         self._path = Path(path)
         self._open: sqlite3.Connection | None = None
 
-    def load(self, limit: int) -> tuple[Sequence[RecordedEvent], int]:
-        """Return the newest events of earlier runs, oldest first and at most ``limit``, and how many there are."""
+    def load(self, limit: int) -> Past:
+        """Return the newest exchanges of earlier runs, at most ``limit``."""
         connection = self._connection()
-        (total,) = connection.execute("SELECT count(*) FROM events").fetchone()
-        return [_event(row) for row in connection.execute(_NEWEST, (limit,))][::-1], total
+        rows = connection.execute(_NEWEST, (limit,)).fetchall()[::-1]
+        if not rows:
+            return Past(())
+        earlier = connection.execute(_EARLIER, (rows[0][0],)).fetchone()
+        return Past([Exchange.from_json(text) for _, text in rows], *earlier)
 
-    def write(self, events: Sequence[RecordedEvent]) -> None:
-        """Keep the events of one request, in one transaction."""
+    def write(self, exchange: Exchange) -> None:
+        """Keep one exchange, in its own transaction."""
+        row = (
+            exchange.received_at,
+            exchange.method,
+            exchange.path.encode(errors="backslashreplace").decode(),
+            exchange.answer.status,
+            len(exchange.recorded),
+            exchange.as_json(),
+        )
         with self._connection() as connection:
-            connection.executemany(_INSERT, [_row(event) for event in events])
+            connection.execute(_INSERT, row)
 
     def clear(self) -> None:
-        """Delete all events."""
+        """Delete all exchanges."""
         with self._connection() as connection:
-            connection.execute("DELETE FROM events")
+            connection.execute("DELETE FROM exchanges")
 
     def close(self) -> None:
         """Close the file; a later write opens it again."""
@@ -80,8 +108,7 @@ class SQLiteFile:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    create_private(path)
     # Made in the thread that starts, used in the thread that serves; the recorder's lock keeps them apart.
     connection = sqlite3.connect(path, check_same_thread=False)
     try:
@@ -98,30 +125,4 @@ def _prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version not in {0, _SCHEMA_VERSION}:
         raise ValueError(f"the file has schema version {version}; this version reads {_SCHEMA_VERSION}")
-    with connection:
-        connection.execute(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-
-
-def _row(event: RecordedEvent) -> tuple[str, str, str, str, str, bool]:
-    return (
-        event.event,
-        event.request_id,
-        event.path,
-        event.datastream_id,
-        event.received_at,
-        event.duplicate,
-    )
-
-
-def _event(row: tuple[str, str, str, str, str, int]) -> RecordedEvent:
-    text, request_id, path, datastream_id, received_at, duplicate = row
-    return RecordedEvent(
-        text, _event_id(text), request_id, path, datastream_id, received_at, duplicate=bool(duplicate)
-    )
-
-
-def _event_id(text: str) -> str | None:
-    # Not a column of its own: an id may hold what SQLite's text cannot, a lone surrogate.
-    event_id = json.loads(text).get("xdm", {}).get("_id")
-    return event_id if isinstance(event_id, str) else None
+    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")

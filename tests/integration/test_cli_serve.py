@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Self
 
@@ -143,3 +145,50 @@ def test_only_known_datastreams_are_taken():
         assert unknown.returncode == 1
         assert "line 1: " in unknown.stderr and "line 2: " in unknown.stderr and "EXEG-0003" in unknown.stderr
         served.end()
+
+
+def test_faults_are_switched_on_from_the_command_line():
+    """``--fault`` may be repeated and is shown; ``send`` gets through in spite of it."""
+    faults = (
+        "--fault",
+        "status=503,retry-after=0,times=1",
+        "--fault",
+        "reset=after,times=1",
+        "--fault-seed",
+        "7",
+    )
+    with Served(*faults) as served:
+        assert "Fault: status 503" in served.lines and "Fault: reset after" in served.lines
+        done = run("send", "-", "--endpoint", served.url, *IDS, "--opt-in", "all", data=b"{}")
+        assert done.returncode == 0, done.stderr
+        with urllib.request.urlopen(f"{served.url}/_dev/faults") as answer:
+            state = json.load(answer)
+        assert (state["seed"], [fault["acted"] for fault in state["faults"]]) == (7, [1, 1])
+        assert len(read_back(served.url)) == 2
+        assert served.end() == (0, "")
+
+
+def test_a_fault_that_cannot_be_used_is_a_clear_error():
+    """The field and the nearest known name; nothing is served."""
+    done = run("serve", "--port", "0", "--fault", "statsu=503")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--fault" in done.stderr and "did you mean status?" in " ".join(done.stderr.split())
+
+
+def test_decisions_are_answered_out_of_a_file(tmp_path):
+    """``--decisions`` names it; one that cannot be used is a clear error that says where."""
+    item = {"schema": "https://ns.adobe.com/personalization/json-content-item", "content": 1}
+    file = tmp_path / "decisions.json"
+    file.write_text(json.dumps({"scopes": {"hero": [item]}}))
+    query = {"personalization": {"decisionScopes": ["hero"]}}
+    body = json.dumps({"events": [{"xdm": {}, "query": query}]}).encode()
+    with Served("--decisions", str(file)) as served:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{served.url}/ee/v1/interact?configId=ds", body, headers)
+        with urllib.request.urlopen(request) as answer:
+            assert '"scope": "hero"' in answer.read().decode()
+        served.end()
+    file.write_text('{"scopes": {"hero": 1}}')
+    done = run("serve", "--port", "0", "--decisions", str(file))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert str(file) in done.stderr and "scopes.hero must be a list" in done.stderr

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import urllib.request
 import warnings
 
 import httpx
@@ -18,7 +19,14 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DevelopmentEdge, create_app, run, serving, throw_away_certificate
+from alloy_async.devserver import (
+    DevelopmentEdge,
+    SQLiteFile,
+    create_app,
+    run,
+    serving,
+    throw_away_certificate,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -83,7 +91,7 @@ def test_an_error_in_the_block_comes_out_and_the_server_stops():
 
 def test_the_database_is_closed_with_the_server(tmp_path):
     """The application's lifespan ends with the block; a second serving opens it again."""
-    edge = DevelopmentEdge(database=tmp_path / "edge.db")
+    edge = DevelopmentEdge(sink=SQLiteFile(tmp_path / "edge.db"))
     app = create_app(edge)
     for count in (1, 2):
         with serving(app) as server:
@@ -199,10 +207,10 @@ def test_ipv6_loopback_is_served_under_its_brackets():
 
 FOREGROUND = """
 import signal, sys
-from alloy_async.devserver import DevelopmentEdge, create_app, run
+from alloy_async.devserver import DevelopmentEdge, SQLiteFile, create_app, run
 
 handler = signal.getsignal(signal.SIGINT)
-run(create_app(DevelopmentEdge(database=sys.argv[1])), port=0)
+run(create_app(DevelopmentEdge(sink=SQLiteFile(sys.argv[1]))), port=0)
 assert signal.getsignal(signal.SIGINT) is handler
 print("returned", flush=True)
 """
@@ -223,7 +231,7 @@ def test_the_foreground_server_says_where_it_is_and_returns_on_a_signal(tmp_path
         finally:
             process.kill()
     assert (process.returncode, out, rest) == (0, "returned\n", "")
-    with DevelopmentEdge(database=tmp_path / "edge.db") as edge:
+    with DevelopmentEdge(sink=SQLiteFile(tmp_path / "edge.db")) as edge:
         assert [item["event"] for item in edge.events] == batch(0, 2)["events"]
 
 
@@ -248,3 +256,13 @@ def test_nothing_of_it_warns():
             with serving(create_app()):
                 pass
         gc.collect()
+
+
+def test_a_reader_of_the_feed_does_not_hold_up_the_end(caplog):
+    """The stream ends when the server does; nobody has to be cut off after a grace."""
+    with serving(create_app()) as server:
+        stream = urllib.request.urlopen(f"{server.url}/_dev/feed")
+        assert stream.readline() == b"event: hello\n"
+    with stream:
+        assert stream.read().endswith(b"\n\n")
+    assert caplog.records == []

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DEMO_ORG, DevelopmentEdge, create_app
+from alloy_async.devserver import DEMO_ORG, DevelopmentEdge, SQLiteFile, create_app
 from alloy_async.devserver.handles import StateEntries
 from alloy_async.devserver.identity import ecid_from_fpid, pack_identity_cookie, unpack_identity_cookie
 
@@ -99,7 +99,13 @@ def assert_problem(answer, code, *, event_index=None):
         ("ee", "/ee/v1/interact/", 404),
         ("ee", "/ee/v1/interact%0A", 404),
         ("ee", "/ee/or2/or2/v1/interact", 404),
-        ("ee", "/ee/va/v1/sessionStart", 404),
+        ("ee", "/ee/va/v1/sessionStart", 200),
+        ("ee", "/ee/or2/va/v1/sessionStart", 200),
+        ("ee", "/ee/va/or2/v1/sessionStart", 404),
+        ("ee", "/ee/v1/sessionStart", 404),
+        ("ee", "/ee/va/v2/sessionStart", 404),
+        ("ee", "/ee/va/v1/interact", 404),
+        ("ee", "/ee/va/v1/sessionstart", 404),
         ("ee", "/ee/v2/privacy/set-consent", 404),
         ("ee", "/ee/v2/identity/acquire", 404),
         ("ee", "/_dev", 404),
@@ -440,7 +446,8 @@ async def test_v2_collect_says_accepted_or_nothing(browser, development_edge):
     body = {"events": [{"xdm": {"identityMap": PRIMARY}}]}
     answer = await browser.post(f"{COLLECT_2}&requestId=r", json=body)
     assert answer.status_code == 202
-    assert answer.json().keys() == {"requestId"}
+    assert answer.json().keys() == {"requestId", "handle"}
+    assert answer.json()["handle"] == []
     assert answer.json()["requestId"].startswith("r-")
     assert (await browser.post(f"{COLLECT_2}&silent=true", json=body)).status_code == 204
     assert (await browser.post(f"{COLLECT_2}&silent=false", json=body)).status_code == 202
@@ -706,7 +713,7 @@ async def test_a_client_that_leaves_while_sending_does_no_harm(development_edge,
 async def test_events_in_a_database_survive_a_restart(tmp_path):
     """The second edge lists them and flags a repeated one."""
     for expected in ([False], [False, True]):
-        with DevelopmentEdge(database=tmp_path / "edge.db") as edge:
+        with DevelopmentEdge(sink=SQLiteFile(tmp_path / "edge.db")) as edge:
             async with client(edge) as browser:
                 await browser.post(COLLECT, json=one_event(_id="a"))
             assert [item["duplicate"] for item in edge.events] == expected

@@ -1,0 +1,74 @@
+"""The connection below an application, for answers that end it. ASGI itself has no word for that.
+
+An application may close nothing and reset nothing: it can only answer. So each connection of our server offers itself
+in the scope, as the extension ``alloy.connection``, which ASGI leaves room for. Raising an exception instead would close
+a connection too, never reset it, and would log a traceback for what was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["Connection", "find_connection", "offering_connections"]
+
+_NAME = "alloy.connection"
+_LEAVE_WITH_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER on, for no seconds: closing throws away what is unsent and tells the peer so with RST."""
+
+
+class Connection:
+    """One connection of the server."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def reset(self) -> None:
+        """End it with a TCP reset."""
+        connected: socket.socket = self._transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LEAVE_WITH_RESET)
+        self._transport.abort()
+
+    def close(self) -> None:
+        """End it once everything written has left."""
+        self._transport.close()
+
+
+def find_connection(scope: Scope) -> Connection | None:
+    """Return the connection that a request came on; None where another server, or none, runs the application."""
+    connection: Connection | None = scope.get("extensions", {}).get(_NAME)
+    return connection
+
+
+def offering_connections(protocol: type[asyncio.Protocol] = AutoHTTPProtocol) -> type[asyncio.Protocol]:
+    """Make a protocol class whose requests offer their connection.
+
+    Args:
+        protocol: one of uvicorn's for HTTP/1.1; by default the one that uvicorn itself takes.
+    """
+    return type(f"Offering{protocol.__name__}", (_Offering, protocol), {})
+
+
+class _Offering(asyncio.Protocol):
+    """Put before one of uvicorn's protocols, each of which keeps the application in ``app``, per connection."""
+
+    app: ASGIApp
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.app = _with_connection(self.app, Connection(cast("asyncio.Transport", transport)))
+
+
+def _with_connection(app: ASGIApp, connection: Connection) -> ASGIApp:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        extensions: dict[str, Any] = {**scope.get("extensions", {}), _NAME: connection}
+        await app({**scope, "extensions": extensions}, receive, send)
+
+    return call

@@ -1,0 +1,106 @@
+"""Exchanges as JSON lines: for ``jq``, for pipes, and still there on the next start."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from .exchange import Exchange
+from .private_file import create_private
+from .recorder import Past
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+__all__ = ["JSONLinesFile"]
+
+_log = logging.getLogger(__name__)
+
+_RECORDED = re.compile(r'\{"recorded": (\d+), ')
+
+
+class JSONLinesFile:
+    """A sink in one text file, a line for each exchange, as `Exchange.as_json` writes it.
+
+    The file holds personal data, so it is created for its owner alone (mode 0600). Each line is handed to the operating
+    system at once, so that ``tail -f`` shows it and a crash of the process loses none. A line that cannot be read, as
+    the last one after a power cut, is left where it is and skipped, with a line in the log.
+
+    Args:
+        path: the file; its folder must exist.
+
+    Raises (with the first use):
+        OSError: the file cannot be used.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._open: TextIO | None = None
+
+    def load(self, limit: int) -> Past:
+        """Return the newest exchanges of earlier runs, at most ``limit``."""
+        create_private(self._path)
+        newest: deque[str] = deque(maxlen=limit)
+        earlier: list[int] = []
+        with self._path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                if len(newest) == limit:
+                    earlier.append(_recorded(newest[0]))
+                newest.append(line)
+        self._stream()
+        return Past(self._readable(newest), len(earlier), sum(earlier))
+
+    def _readable(self, lines: Iterable[str]) -> list[Exchange]:
+        exchanges, broken = [], 0
+        for line in lines:
+            try:
+                exchanges.append(Exchange.from_json(line))
+            except (ValueError, RecursionError):
+                broken += 1
+        if broken:
+            _log.warning("%s: %d lines that no development edge wrote were skipped", self._path, broken)
+        return exchanges
+
+    def write(self, exchange: Exchange) -> None:
+        """Keep one exchange."""
+        stream = self._stream()
+        # In JSON a line break is white space: within strings it is always escaped.
+        stream.write(exchange.as_json().replace("\n", " ").replace("\r", " ") + "\n")
+        stream.flush()
+
+    def clear(self) -> None:
+        """Forget all exchanges."""
+        stream = self._stream()
+        stream.seek(0)
+        stream.truncate()
+
+    def close(self) -> None:
+        """Close the file; a later write opens it again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _stream(self) -> TextIO:
+        if self._open is None:
+            create_private(self._path)
+            self._open = self._path.open("a", encoding="utf-8", newline="\n")
+            _end_last_line(self._path, self._open)
+        return self._open
+
+
+def _recorded(line: str) -> int:
+    found = _RECORDED.match(line)
+    return int(found[1]) if found else 0
+
+
+def _end_last_line(path: Path, stream: TextIO) -> None:
+    """Begin a line of its own after one that a crash cut."""
+    with path.open("rb") as content, suppress(OSError):
+        content.seek(-1, 2)
+        if content.read(1) != b"\n":
+            stream.write("\n")

@@ -1,0 +1,76 @@
+"""The fault switches of the person at the desk, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from .bounded import read_bounded
+from .faults import FaultError, read_faults
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from .edge import DevelopmentEdge
+    from .feed import Feed
+
+__all__ = ["FaultSwitches"]
+
+
+class FaultSwitches:
+    """ASGI application: shows and changes what goes wrong, and lets those know who follow the feed.
+
+    Args:
+        edge: whose faults they are.
+        feed: tells what has changed.
+    """
+
+    def __init__(self, edge: DevelopmentEdge, feed: Feed) -> None:
+        self._edge = edge
+        self._feed = feed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; nobody is answered who leaves while sending."""
+        request = Request(scope, receive)
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            return
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        faults = self._edge.faults
+        if request.method == "DELETE":
+            faults.clear()
+            self._feed.wake()
+            return Response(status_code=204)
+        if request.method == "POST":
+            try:
+                faults.replace(*read_faults(_parse(await read_bounded(request, self._edge.max_body))))
+            except FaultError as error:
+                return _unusable(error)
+            self._feed.wake()
+        return JSONResponse(faults.as_json())
+
+
+def _parse(body: bytes | None) -> object:
+    if body is None:
+        raise FaultError("", "the body is too large")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise FaultError("", "the body is not JSON") from None
+
+
+def _unusable(error: FaultError) -> Response:
+    problem = {
+        "type": "about:blank",
+        "status": 400,
+        "title": "Faults that cannot be used",
+        "detail": str(error),
+        "path": error.path,
+    }
+    return JSONResponse(problem, 400, media_type="application/problem+json")

@@ -1,0 +1,183 @@
+"""Faults on a real socket: what a client sees of a connection that is reset, cut or slow."""
+
+import asyncio
+import socket
+from datetime import timedelta
+
+import httpx
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+from alloy_async import Alloy
+from alloy_async.devserver import DevelopmentEdge, Fault, create_app, serving
+from alloy_async.devserver.connection import offering_connections
+
+pytestmark = pytest.mark.integration
+
+COLLECT, INTERACT = "/ee/v1/collect?configId=ds", "/ee/v1/interact?configId=ds"
+BODY = b'{"events": [{"xdm": {"_id": "e"}}]}'
+PATIENCE = 60
+
+
+def protocols():
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    yield pytest.param(H11Protocol, id="h11")
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        yield pytest.param(None, id="httptools", marks=pytest.mark.skip(reason="httptools is not installed"))
+    else:
+        yield pytest.param(HttpToolsProtocol, id="httptools")
+
+
+@pytest.fixture(params=protocols(), autouse=True)
+def protocol(request, monkeypatch):
+    """Run each test over each of uvicorn's parsers."""
+    offering = offering_connections(request.param)
+    monkeypatch.setattr("alloy_async.devserver.server.offering_connections", lambda: offering)
+
+
+@pytest.fixture
+def edge():
+    return DevelopmentEdge()
+
+
+@pytest.fixture
+def server(edge, caplog):
+    with serving(create_app(edge)) as running:
+        yield running
+    # Asked-for trouble is no trouble of the server: no traceback, no complaint about an answer that was not given.
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+def connect(server):
+    return socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=PATIENCE)
+
+
+def head(path, length, *more):
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *more]
+    return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
+
+
+def read_all(connection):
+    answer = b""
+    while piece := connection.recv(65_536):
+        answer += piece
+    return answer
+
+
+def test_a_reset_before_the_body_is_read_does_not_wait_for_it(server, edge):
+    """The client has sent the head alone, and its connection is reset; nothing of the body was asked for."""
+    edge.faults.replace([Fault(reset="before")])
+    with connect(server) as connection:
+        connection.sendall(head(COLLECT, 1_000))
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    assert edge.events == []
+    assert [(request["fault"], request["body"]) for request in edge.requests] == [("reset before", None)]
+
+
+def test_a_reset_before_the_body_does_not_invite_it(server, edge):
+    """A client that asks first, with ``Expect: 100-continue``, is not told to go on."""
+    edge.faults.replace([Fault(reset="before")])
+    with connect(server) as connection:
+        connection.sendall(head(COLLECT, 1_000, "Expect: 100-continue"))
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
+def test_a_reset_after_the_body_comes_once_the_events_are_taken(server, edge):
+    """The client sees a reset, and nobody tells it that the events have arrived."""
+    edge.faults.replace([Fault(reset="after")])
+    with connect(server) as connection:
+        connection.sendall(head(COLLECT, len(BODY)))
+        connection.sendall(BODY)
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    assert [item["event"]["xdm"]["_id"] for item in edge.events] == ["e"]
+
+
+def test_a_reset_hits_one_connection_only(server, edge):
+    """And the next request on a new one is answered."""
+    edge.faults.replace([Fault(reset="after", times=1)])
+    with connect(server) as other, httpx.Client(base_url=server.url, trust_env=False) as client:
+        with pytest.raises(httpx.ReadError):
+            client.post(COLLECT, content=BODY, headers={"content-type": "application/json"})
+        other.sendall(head(COLLECT, len(BODY), "Connection: close") + BODY)
+        assert read_all(other).startswith(b"HTTP/1.1 204")
+    assert [item["duplicate"] for item in edge.events] == [False, True]
+
+
+def test_a_cut_answer_promises_more_than_comes(server, edge):
+    """Half of the body, then the end of the connection, without a reset."""
+    edge.faults.replace([Fault(cut=True)])
+    with connect(server) as connection:
+        connection.sendall(head(INTERACT, len(BODY)) + BODY)
+        top, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert top.startswith(b"HTTP/1.1 200")
+    promised = next(
+        int(line.split(b":")[1]) for line in top.splitlines() if line.startswith(b"content-length")
+    )
+    assert len(body) == promised // 2
+    assert len(edge.events) == 1
+
+
+def test_a_cut_answer_without_a_body_does_not_come(server, edge):
+    """The connection ends in its place."""
+    edge.faults.replace([Fault(cut=True)])
+    with connect(server) as connection:
+        connection.sendall(head(COLLECT, len(BODY)) + BODY)
+        assert read_all(connection) == b""
+    assert len(edge.events) == 1
+
+
+def test_a_slow_answer_comes_in_pieces_and_whole(server, edge):
+    """It takes at least the time that was asked for."""
+    edge.faults.replace([Fault(slow=40)])
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        answer = client.post(INTERACT, content=BODY, headers={"content-type": "application/json"})
+    assert answer.json()["handle"]
+    assert answer.elapsed >= timedelta(milliseconds=38)
+
+
+async def test_latency_holds_up_nobody_else_and_ends_with_its_client(server, edge):
+    """One client waits for an hour, another is answered; when the first leaves, the server forgets it."""
+    edge.faults.replace([Fault(latency=3_600_000, path="/interact")])
+    taken = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    edge.faults.listen(lambda: loop.call_soon_threadsafe(taken.set))
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
+        waiting = asyncio.create_task(client.post(INTERACT, json={"events": [{}]}))
+        await taken.wait()
+        assert (await client.post(COLLECT, json={"events": [{}]})).status_code == 204
+        assert not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    # The fixture ends the server: it would complain in its log if the request were still there.
+
+
+async def test_the_library_delivers_in_spite_of_all_of_them(server, edge, tmp_path):
+    """Each fault once, then a good answer: one event, the same id every time, and a result at the end."""
+    faults = [
+        Fault(reset="before", times=1),
+        Fault(reset="after", times=1),
+        Fault(status=503, retry_after=0, times=1),
+        Fault(text="bad gateway", times=1),
+    ]
+    edge.faults.replace(faults)
+    async with Alloy() as alloy:
+        await alloy.configure(
+            config_id="ds",
+            ims_org_id="o@AdobeOrg",
+            endpoint=server.url,
+            opt_in_enabled=True,
+            state_dir=tmp_path,
+        )
+        await alloy.opt_in(purposes="all")
+        result = await asyncio.wait_for(alloy.event(type="commerce.purchases"), PATIENCE)
+    assert [item["event"]["xdm"]["_id"] for item in edge.events] == [result.event_id] * 2
+    assert [fault["acted"] for fault in edge.faults.as_json()["faults"]] == [1, 1, 1, 1]
