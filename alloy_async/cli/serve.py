@@ -42,9 +42,6 @@ def serve(
         typer.Option(help="A datastream that is known; may be repeated. Without it any is taken."),
     ] = None,
     org_id: Annotated[str | None, typer.Option(help="Organisation that the edge belongs to.")] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Speak https, with a certificate made for this run (extra: tls).")
-    ] = False,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,6 +54,9 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="JSON file with what is answered to those who ask for decisions."),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate made for this run (extra: tls).")
+    ] = False,
 ) -> None:
     """Run the development edge until Ctrl-C.
 
@@ -68,8 +68,8 @@ def serve(
     if sqlite and jsonl:
         raise typer.BadParameter("give one of --sqlite and --jsonl: each keeps everything")
 
-    faults = _read_faults(fault or [], fault_seed)
     trust = context.with_resource(trust_for(host)) if tls else None
+    faults = _read_faults(fault or [], fault_seed)
     org_id = org_id or DEMO_ORG
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     try:

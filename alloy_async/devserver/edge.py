@@ -203,17 +203,15 @@ class DevelopmentEdge:
             return None
         if isinstance(reading, Problem):
             return self.faults.choose(request.path)
-        named = visitors(reading.fields, self._kept_ecid(request, reading))
+        named = visitors(reading.fields, self._cookie_ecid(request, reading))
         return self.faults.choose(request.path, named, event_types(reading.fields))
 
-    def _kept_ecid(self, request: EdgeRequest, reading: Body) -> str | None:
+    def _cookie_ecid(self, request: EdgeRequest, reading: Body) -> str | None:
+        cookies = request.headers.get("cookie", "")
         try:
-            return self._state(request, reading).ecid
+            return read_state(reading.fields.get("meta"), self._entries, cookies).ecid
         except Problem:
             return None  # refused for it further on
-
-    def _state(self, request: EdgeRequest, reading: Body) -> ClientState:
-        return read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
 
     def _notes(self, request: EdgeRequest, moment: datetime, fault: Fault | None) -> Notes:
         endpoint = self._paths.find(request.path)
@@ -258,7 +256,7 @@ class DevelopmentEdge:
         if isinstance(reading, Problem):
             raise reading
         read_record_format(reading.fields.get("meta"))  # for its refusals; it is used once there is an answer
-        state = self._state(request, reading)
+        state = read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
         notes.ecid, notes.consent = state.ecid, state.consent
         return self._act(_Call(endpoint, request, reading, state, notes))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .body import Body
 from .exchange import Exchange, Outcome, ReceivedEvent
 from .findings import Finding
+from .identity import find_ecid, read_identity_map
+from .problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,9 +126,13 @@ def _named(namespace: str, identity: str | None) -> str | None:
 
 
 def _brought(identity_map: object) -> str | None:
-    """Name a visitor by the primary identity of an event, or by its first one."""
+    """Name a visitor by the ECID that belongs to an event, else by its primary identity, else by its first one."""
     if not isinstance(identity_map, dict):
         return None
+    with suppress(Problem):
+        ecid = find_ecid([read_identity_map(identity_map)], None)
+        if ecid is not None:
+            return _named("ECID", ecid)
     listed = [
         (namespace, item)
         for namespace, items in identity_map.items()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Serving", "run", "serving"]
 
+_Loop = Literal["auto", "asyncio"]
+
 _BACKLOG = 2048
 _GRACE = 3  # seconds that a client in the middle of a request gets when the server stops
 
@@ -60,9 +62,10 @@ def serving(
         OSError: the address cannot be used.
         RuntimeError: the server did not start; its reason is the cause.
     """
+    config = _config(app, tls, loop="asyncio")  # "auto" may exchange the loops of a whole process
     listener = _listen(host, port)
     url = _url(listener, tls)
-    server = _Server(app, tls, loop="asyncio")  # "auto" may exchange the loops of a whole process
+    server = _Server(config, app)
     thread = threading.Thread(target=server.run_quietly, args=(listener,), name="development-edge")
     thread.start()
     try:
@@ -96,10 +99,11 @@ def run(
     Raises:
         OSError: the address cannot be used.
     """
+    # The process is the edge's alone, so a faster loop may be taken where it is installed.
+    config = _config(app, tls, loop="auto")
     listener = _listen(host, port)
     try:
-        # The process is the edge's alone, so a faster loop may be taken where it is installed.
-        server = _Server(app, tls, loop="auto")
+        server = _Server(config, app)
         # Said once it serves and obeys signals, not before: whoever reads the line may press Ctrl-C at once.
         server.when_ready = lambda: (announce or _to_standard_error)(_announcement(listener, tls))
         server.run(sockets=[listener])
@@ -110,8 +114,8 @@ def run(
 class _Server(uvicorn.Server):
     """Uvicorn's server, with an event for "ready" and without raising a signal again after it was obeyed."""
 
-    def __init__(self, app: Starlette, tls: Certificate | None, *, loop: Literal["auto", "asyncio"]) -> None:
-        super().__init__(_config(app, tls, loop))
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
         self._app = app
         self.ready = threading.Event()
         self.when_ready: Callable[[], object] = lambda: None
@@ -155,16 +159,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _config(app: Starlette, tls: Certificate | None, loop: Literal["auto", "asyncio"]) -> uvicorn.Config:
+def _config(app: Starlette, tls: Certificate | None, *, loop: _Loop) -> uvicorn.Config:
     with nullcontext() if tls is None else tls.as_file() as file:
         config = _uvicorn_config(app, file, loop)
         config.load()  # reads the file, which is gone afterwards
     return config
 
 
-def _uvicorn_config(
-    app: Starlette, key_and_certificate: Path | None, loop: Literal["auto", "asyncio"]
-) -> uvicorn.Config:
+def _uvicorn_config(app: Starlette, key_and_certificate: Path | None, loop: _Loop) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=offering_connections(),
@@ -175,8 +177,8 @@ def _uvicorn_config(
         lifespan="on",
         ws="none",
         proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE,
         ssl_certfile=key_and_certificate,
+        timeout_graceful_shutdown=_GRACE,
     )
 
 

@@ -2,8 +2,11 @@
 
 from ._clock import ArrangedCall, CountingIds, ManualClock
 from ._loopback import Arrival, Chunked, Cut, Drip, LoopbackAnswer, LoopbackEdge, Reset
+from ._observed import ObservedEdge
 from ._outbox_suite import OutboxConformance
 from ._recording import RecordedRequest, RecordingEdge
+from ._sent import SentEvent
+from ._serving import serve
 from ._store_suite import StoreConformance
 
 __all__ = [
@@ -16,9 +19,12 @@ __all__ = [
     "LoopbackAnswer",
     "LoopbackEdge",
     "ManualClock",
+    "ObservedEdge",
     "OutboxConformance",
     "RecordedRequest",
     "RecordingEdge",
     "Reset",
+    "SentEvent",
     "StoreConformance",
+    "serve",
 ]

@@ -139,7 +139,7 @@ HOMES = {
     "aiohttp": ("edge._aiohttp",),
     "certifi": ("edge._aiohttp",),
     "fastapi": ("fastapi",),
-    "httpx": ("edge._httpx",),
+    "httpx": ("edge._httpx", "testing._in_process"),
     "orjson": ("_json",),
     "pydantic": ("settings",),
     "redis": ("_redis",),
