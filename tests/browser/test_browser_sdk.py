@@ -7,9 +7,11 @@ these tests are skipped.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -24,6 +26,7 @@ from starlette.routing import Route  # noqa: E402
 from alloy_async.devserver import (  # noqa: E402
     DEMO_ORG,
     DevelopmentEdge,
+    Fault,
     create_app,
     serving,
     throw_away_certificate,
@@ -65,12 +68,23 @@ window.alloy = (...command) =>
 window.alloy.q = [];
 </script>
 <script src="/alloy.js"></script>
+<h1 id="hero">Welcome</h1>
 """
+
+OFFER = {"scopes": {
+    "hero": [{"schema": "https://ns.adobe.com/personalization/json-content-item", "content": {"price": 9}}],
+    "__view__": [{
+        "schema": "https://ns.adobe.com/personalization/dom-action",
+        "type": "setHtml", "selector": "#hero", "content": "For <b>you</b>",
+    }],
+}}  # fmt: skip
+"""A file of decisions: one for the page's own script, and one that the SDK carries out itself."""
 
 FETCH = """async ([url, headers, body]) => {
   const answer = await fetch(url, {method: "POST", credentials: "include", headers, body: JSON.stringify(body)});
   return {status: answer.status, region: answer.headers.get("X-Adobe-Edge"),
-          id: answer.headers.get("X-Request-Id"), body: await answer.json()};
+          id: answer.headers.get("X-Request-Id"), retryAfter: answer.headers.get("Retry-After"),
+          body: await answer.json()};
 }"""
 
 
@@ -105,17 +119,21 @@ class Servers(NamedTuple):
     """The shop and the edge while they run, and how a browser finds and believes them."""
 
     edge: DevelopmentEdge
+    decisions: Path
     switches: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
-def servers(library):
-    certificate, edge = throw_away_certificate(), DevelopmentEdge()
+def servers(library, tmp_path_factory):
+    decisions = tmp_path_factory.mktemp("edge") / "decisions.json"
+    decisions.write_text("{}")
+    certificate, edge = throw_away_certificate(), DevelopmentEdge(decisions=decisions)
     with serving(shop_and_edge(library, edge), tls=certificate) as server:
         names = (SHOP, OUR_EDGE, FOREIGN_EDGE, REAL_EDGE, REAL_IDENTIFICATION)
         rules = [f"MAP {name}:443 {server.url.removeprefix('https://')}" for name in names]
         yield Servers(
             edge,
+            decisions,
             (
                 f"--host-resolver-rules={','.join(rules)}",
                 f"--ignore-certificate-errors-spki-list={certificate.key_hash}",
@@ -192,7 +210,8 @@ class Visit:
 @pytest.fixture(params=[OUR_EDGE, FOREIGN_EDGE], ids=["our-edge", "foreign-edge"])
 def visit(request, servers, page):
     servers.edge.reset()
-    return Visit(page, servers.edge, request.param)
+    yield Visit(page, servers.edge, request.param)
+    servers.edge.faults.clear()
 
 
 def entries(request):
@@ -306,6 +325,21 @@ async def test_a_call_for_decisions_resolves(visit):
     assert "hero" in query["decisionScopes"]
 
 
+async def test_decisions_are_told_and_carried_out(visit, servers):
+    """The page's script gets the ones it asked for, the SDK changes the page itself, and says that it did."""
+    servers.decisions.write_text(json.dumps(OFFER))
+    try:
+        await visit.begin(defaultConsent="in")
+        answer = await visit.send("view", personalization={"decisionScopes": ["hero"]}, renderDecisions=True)
+        await visit.page.wait_for_selector("#hero b")
+    finally:
+        servers.decisions.write_text("{}")
+    contents = {one["scope"]: one["items"][0]["data"]["content"] for one in answer["propositions"]}
+    assert contents == {"hero": {"price": 9}, "__view__": "For <b>you</b>"}
+    assert await visit.page.inner_text("#hero") == "For you"
+    await visit.recorded_eventually("decisioning.propositionDisplay")
+
+
 async def test_overrides_of_the_datastream_are_taken(visit):
     """The event is the other datastream's; what is meant for applications behind the edge passes by."""
     await visit.begin(defaultConsent="in")
@@ -338,6 +372,23 @@ async def test_the_page_reads_a_refusal(visit):
     with pytest.raises(Exception, match="EXEG-0305-400"):
         await visit.alloy("sendEvent", xdm={"identityMap": {"CRMID": [{"id": ""}]}})
     assert visit.recorded() == []
+
+
+async def test_the_sdk_meets_faults_as_in_production(visit):
+    """It asks again after a 503, and says of a connection that was reset that the network failed."""
+    await visit.begin(defaultConsent="in")
+    visit.edge.faults.replace([Fault(status=503, retry_after=0, times=1)])
+    await visit.send("again")
+    statuses = [request["status"] for request in visit.edge.requests]
+    assert (statuses, visit.recorded()) == ([503, 200], ["again"])
+
+    visit.edge.faults.replace([Fault(reset="before")])
+    with pytest.raises(Exception, match="Failed to fetch"):
+        await visit.send("lost")
+
+    visit.edge.faults.replace([Fault(status=503, retry_after=7)])
+    answer = await visit.post("/ee/v1/interact", {"events": [{"xdm": {}}]})
+    assert (answer["status"], answer["retryAfter"]) == (503, "7")
 
 
 async def test_what_the_browser_demands_of_answers_to_other_pages(visit):
