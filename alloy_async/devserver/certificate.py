@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["Certificate", "throw_away_certificate"]
 

@@ -7,10 +7,11 @@ these tests are skipped.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import tarfile
-from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,13 +20,13 @@ import pytest_asyncio
 for _module in ("starlette", "uvicorn", "trustme"):
     pytest.importorskip(_module)
 
-from starlette.applications import Starlette  # noqa: E402 - after the check
-from starlette.responses import HTMLResponse, Response  # noqa: E402
+from starlette.responses import HTMLResponse, Response  # noqa: E402 - after the check
 from starlette.routing import Route  # noqa: E402
 
 from alloy_async.devserver import (  # noqa: E402
     DEMO_ORG,
     DevelopmentEdge,
+    Fault,
     create_app,
     serving,
     throw_away_certificate,
@@ -67,12 +68,23 @@ window.alloy = (...command) =>
 window.alloy.q = [];
 </script>
 <script src="/alloy.js"></script>
+<h1 id="hero">Welcome</h1>
 """
+
+OFFER = {"scopes": {
+    "hero": [{"schema": "https://ns.adobe.com/personalization/json-content-item", "content": {"price": 9}}],
+    "__view__": [{
+        "schema": "https://ns.adobe.com/personalization/dom-action",
+        "type": "setHtml", "selector": "#hero", "content": "For <b>you</b>",
+    }],
+}}  # fmt: skip
+"""A file of decisions: one for the page's own script, and one that the SDK carries out itself."""
 
 FETCH = """async ([url, headers, body]) => {
   const answer = await fetch(url, {method: "POST", credentials: "include", headers, body: JSON.stringify(body)});
   return {status: answer.status, region: answer.headers.get("X-Adobe-Edge"),
-          id: answer.headers.get("X-Request-Id"), body: await answer.json()};
+          id: answer.headers.get("X-Request-Id"), retryAfter: answer.headers.get("Retry-After"),
+          body: await answer.json()};
 }"""
 
 
@@ -92,34 +104,36 @@ def library(tmp_path_factory):
         return package.extractfile("package/dist/alloy.min.js").read()
 
 
-def shop(library):
-    """A site whose pages load the SDK."""
-    routes = [
+def shop_and_edge(library, edge):
+    """The edge, and beside it a site whose pages load the SDK; a browser knows them by different names."""
+    app = create_app(edge)
+    app.router.routes[:0] = [
         Route("/alloy.js", lambda request: Response(library, media_type="text/javascript")),
-        Route("/{page}", lambda request: HTMLResponse(PAGE)),
+        Route("/home", lambda request: HTMLResponse(PAGE)),
+        Route("/elsewhere", lambda request: HTMLResponse(PAGE)),
     ]
-    return Starlette(routes=routes)
+    return app
 
 
 class Servers(NamedTuple):
     """The shop and the edge while they run, and how a browser finds and believes them."""
 
     edge: DevelopmentEdge
+    decisions: Path
     switches: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
-def servers(library):
-    certificate, edge = throw_away_certificate(), DevelopmentEdge()
-    with (
-        serving(create_app(edge), tls=certificate) as at_edge,
-        serving(shop(library), tls=certificate) as at_shop,
-    ):
-        edges = (OUR_EDGE, FOREIGN_EDGE, REAL_EDGE, REAL_IDENTIFICATION)
-        hosts = {SHOP: at_shop} | dict.fromkeys(edges, at_edge)
-        rules = [f"MAP {name}:443 {server.url.removeprefix('https://')}" for name, server in hosts.items()]
+def servers(library, tmp_path_factory):
+    decisions = tmp_path_factory.mktemp("edge") / "decisions.json"
+    decisions.write_text("{}")
+    certificate, edge = throw_away_certificate(), DevelopmentEdge(decisions=decisions)
+    with serving(shop_and_edge(library, edge), tls=certificate) as server:
+        names = (SHOP, OUR_EDGE, FOREIGN_EDGE, REAL_EDGE, REAL_IDENTIFICATION)
+        rules = [f"MAP {name}:443 {server.url.removeprefix('https://')}" for name in names]
         yield Servers(
             edge,
+            decisions,
             (
                 f"--host-resolver-rules={','.join(rules)}",
                 f"--ignore-certificate-errors-spki-list={certificate.key_hash}",
@@ -179,6 +193,11 @@ class Visit:
             "entries": [{"key": name, "value": value} for name, value in kept.items()],
         }
 
+    def visitors(self):
+        """Whose each request was, as the edge saw it."""
+        exchanges, _ = self.edge.recorder.exchanges()
+        return [exchange.entry()["visitor"] for exchange in exchanges]
+
     def recorded(self):
         return [item["event"]["xdm"]["eventType"] for item in self.edge.events]
 
@@ -191,20 +210,14 @@ class Visit:
 @pytest.fixture(params=[OUR_EDGE, FOREIGN_EDGE], ids=["our-edge", "foreign-edge"])
 def visit(request, servers, page):
     servers.edge.reset()
-    return Visit(page, servers.edge, request.param)
+    yield Visit(page, servers.edge, request.param)
+    servers.edge.faults.clear()
 
 
-def sent_state(request):
-    """What a request says of the page's cookies: in its body, or in its header."""
-    listed = request["body"]["meta"]["state"].get("entries", [])
-    cookies = SimpleCookie(request["headers"].get("cookie", ""))
-    return {name: morsel.value for name, morsel in cookies.items()} | {
-        entry["key"]: entry["value"] for entry in listed
-    }
-
-
-def sent_ecid(request):
-    return unpack_identity_cookie(sent_state(request)[IDENTITY])
+def entries(request):
+    """What the SDK copied into a request of the page's cookies; None where it left them to the browser."""
+    listed = request["body"]["meta"]["state"].get("entries")
+    return listed and {entry["key"]: entry["value"] for entry in listed}
 
 
 async def test_nothing_is_sent_before_consent_and_everything_after(visit):
@@ -227,11 +240,15 @@ async def test_nothing_is_sent_before_consent_and_everything_after(visit):
     first, second, third = visit.edge.requests
     assert (first["path"], second["path"]) == (SET_CONSENT, "/ee/v1/interact")
     assert third["path"] == f"{HINTED}/v1/interact"
-    assert sent_state(first) == {}
-    ecid = unpack_identity_cookie(cookies[IDENTITY]["value"])
-    assert sent_ecid(second) == sent_ecid(third) == await visit.ecid() == ecid
-    kept = {name: cookies[name]["value"] for name in (IDENTITY, CONSENT, CLUSTER)}
-    assert sent_state(third).items() >= kept.items()
+    assert entries(first) is None and "cookie" not in first["headers"]
+    if visit.edge_domain == FOREIGN_EDGE:
+        kept = {name: cookies[name]["value"] for name in (IDENTITY, CONSENT, CLUSTER)}
+        assert entries(third) == kept and "cookie" not in third["headers"]
+    else:
+        assert entries(third) is None and "cookie" in third["headers"]
+    ecid = await visit.ecid()
+    assert unpack_identity_cookie(cookies[IDENTITY]["value"]) == ecid
+    assert visit.visitors() == [f"ECID {ecid}"] * 3
     assert visit.recorded() == ["first", "second"]
     assert visit.complaints == []
 
@@ -265,7 +282,7 @@ async def test_a_choice_outlives_the_page(visit):
     ecid = await visit.ecid()
     await visit.begin()
     await visit.send("next page")
-    assert sent_ecid(visit.edge.requests[-1]) == ecid
+    assert visit.visitors()[-1] == f"ECID {ecid}"
     assert visit.recorded() == ["next page"]
 
 
@@ -288,17 +305,15 @@ async def test_the_identity_is_the_one_that_the_edge_minted(visit):
     identity = await visit.alloy("getIdentity", namespaces=["ECID"])
     assert identity == {"identity": {"ECID": ecid}, "edge": {"regionId": 9}}
     await visit.send("view")
-    assert sent_ecid(visit.edge.requests[-1]) == ecid
+    assert visit.visitors() == [f"ECID {ecid}"] * 2
 
 
 async def test_events_of_one_moment_are_of_one_visitor(visit):
     """The SDK lets the first go alone, and the others once the answer has brought an identity."""
     await visit.begin(defaultConsent="in")
     await asyncio.gather(*(visit.send(f"event {n}") for n in range(4)))
-    first, *others = visit.edge.requests
-    assert IDENTITY not in sent_state(first)
-    assert {sent_ecid(request) for request in others} == {await visit.ecid()}
-    assert len(others) == 3
+    assert entries(visit.edge.requests[0]) is None
+    assert visit.visitors() == [f"ECID {await visit.ecid()}"] * 4
 
 
 async def test_a_call_for_decisions_resolves(visit):
@@ -308,6 +323,21 @@ async def test_a_call_for_decisions_resolves(visit):
     assert answer["propositions"] == []
     query = visit.edge.requests[0]["body"]["events"][0]["query"]["personalization"]
     assert "hero" in query["decisionScopes"]
+
+
+async def test_decisions_are_told_and_carried_out(visit, servers):
+    """The page's script gets the ones it asked for, the SDK changes the page itself, and says that it did."""
+    servers.decisions.write_text(json.dumps(OFFER))
+    try:
+        await visit.begin(defaultConsent="in")
+        answer = await visit.send("view", personalization={"decisionScopes": ["hero"]}, renderDecisions=True)
+        await visit.page.wait_for_selector("#hero b")
+    finally:
+        servers.decisions.write_text("{}")
+    contents = {one["scope"]: one["items"][0]["data"]["content"] for one in answer["propositions"]}
+    assert contents == {"hero": {"price": 9}, "__view__": "For <b>you</b>"}
+    assert await visit.page.inner_text("#hero") == "For you"
+    await visit.recorded_eventually("decisioning.propositionDisplay")
 
 
 async def test_overrides_of_the_datastream_are_taken(visit):
@@ -333,7 +363,7 @@ async def test_an_event_of_a_page_that_goes_arrives_by_beacon(visit):
     await visit.recorded_eventually("leave")
     beacon = visit.edge.requests[-1]
     assert (beacon["path"], beacon["status"]) == (f"{HINTED}/v1/collect", 204)
-    assert sent_ecid(beacon) == ecid
+    assert visit.visitors()[-1] == f"ECID {ecid}"
 
 
 async def test_the_page_reads_a_refusal(visit):
@@ -342,6 +372,23 @@ async def test_the_page_reads_a_refusal(visit):
     with pytest.raises(Exception, match="EXEG-0305-400"):
         await visit.alloy("sendEvent", xdm={"identityMap": {"CRMID": [{"id": ""}]}})
     assert visit.recorded() == []
+
+
+async def test_the_sdk_meets_faults_as_in_production(visit):
+    """It asks again after a 503, and says of a connection that was reset that the network failed."""
+    await visit.begin(defaultConsent="in")
+    visit.edge.faults.replace([Fault(status=503, retry_after=0, times=1)])
+    await visit.send("again")
+    statuses = [request["status"] for request in visit.edge.requests]
+    assert (statuses, visit.recorded()) == ([503, 200], ["again"])
+
+    visit.edge.faults.replace([Fault(reset="before")])
+    with pytest.raises(Exception, match="Failed to fetch"):
+        await visit.send("lost")
+
+    visit.edge.faults.replace([Fault(status=503, retry_after=7)])
+    answer = await visit.post("/ee/v1/interact", {"events": [{"xdm": {}}]})
+    assert (answer["status"], answer["retryAfter"]) == (503, "7")
 
 
 async def test_what_the_browser_demands_of_answers_to_other_pages(visit):
@@ -366,20 +413,20 @@ async def test_a_page_that_is_set_up_for_the_real_edge_needs_no_change(servers, 
     options = {"datastreamId": "ds", "orgId": DEMO_ORG}
     for command, given in [("configure", options), ("sendEvent", {}), ("sendEvent", {})]:
         await page.evaluate("([command, options]) => alloy(command, options)", [command, given])
-    first, second = servers.edge.requests
-    assert [request["headers"]["host"] for request in (first, second)] == [REAL_IDENTIFICATION, REAL_EDGE]
+    hosts = [request["headers"]["host"] for request in servers.edge.requests]
+    assert hosts == [REAL_IDENTIFICATION, REAL_EDGE]
+    assert len(set(Visit(page, servers.edge, REAL_EDGE).visitors())) == 1
     assert len(servers.edge.events) == 2
-    assert sent_ecid(second)
 
 
 async def test_a_page_on_localhost_is_served_as_well(servers, library, page):
     """Without https of its own, and without a domain for cookies."""
     servers.edge.reset()
-    with serving(shop(library), host="127.0.0.1") as at_shop:
-        visit = Visit(page, servers.edge, FOREIGN_EDGE, at_shop.url.replace("127.0.0.1", "localhost"))
+    with serving(shop_and_edge(library, DevelopmentEdge())) as shop:
+        visit = Visit(page, servers.edge, FOREIGN_EDGE, shop.url.replace("127.0.0.1", "localhost"))
         await visit.begin()
         await visit.choose(YES)
         await visit.send("view")
         await visit.send("view")
-    ecids = {sent_ecid(request) for request in servers.edge.requests[1:]}
-    assert len(ecids) == 1 and len(servers.edge.requests) == 3
+    assert visit.recorded() == ["view", "view"]
+    assert visit.visitors() == [f"ECID {await visit.ecid()}"] * 3

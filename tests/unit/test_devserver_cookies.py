@@ -1,4 +1,4 @@
-"""A page's cookies speak for its visitor, where the browser's client leaves the entries to them."""
+"""What the development edge reads of a browser's cookies."""
 
 import httpx
 import pytest
@@ -13,14 +13,13 @@ from alloy_async.devserver.identity import pack_identity_cookie
 KEYS = StateEntries(DEMO_ORG)
 ECID = "41861666193140161934276845651148876988"
 OTHER = "58172812167590243656904778955519426275"
-INTERACT, COLLECT = "/ee/v1/interact?configId=ds", "/ee/v1/collect?configId=ds"
-PAGE = {"origin": "https://www.shop.test"}
+INTERACT = "/ee/v1/interact?configId=ds"
 STATE = {"domain": "shop.test", "cookiesEnabled": True}
 
 
 @pytest.fixture
 def development_edge():
-    return DevelopmentEdge(datastreams={"ds"})
+    return DevelopmentEdge()
 
 
 @pytest.fixture
