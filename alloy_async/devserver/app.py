@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 
 from .bounded import read_bounded
@@ -16,6 +17,7 @@ from .desk import DeskOnly
 from .edge import DevelopmentEdge
 from .feed import Feed
 from .messages import EdgeRequest
+from .page import page_response
 from .readback import Readback
 from .switches import FaultSwitches
 
@@ -31,7 +33,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """Make the application around a development edge.
 
     Besides the collection endpoints it serves, to loopback names and hosts that the operator named only:
-    what it received, see `Readback`, and ``GET``, ``POST`` and ``DELETE /_dev/faults``.
+    what it received, see `Readback`, and ``GET``, ``POST`` and ``DELETE /_dev/faults``. ``GET /`` leads to its page.
 
     Args:
         edge: the edge; by default one that takes any datastream. It stands at ``app.state.edge``, and is closed when
@@ -42,9 +44,12 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     feed = Feed(edge.recorder, faults=edge.faults.as_json)
     app = Starlette(
         routes=[
+            Route("/", RedirectResponse("/_dev/"), methods=["GET"]),
+            Route("/_dev", RedirectResponse("/_dev/"), methods=["GET"]),
             Mount(
                 "/_dev",
                 routes=[
+                    Route("/", page_response(), methods=["GET"]),
                     *Readback(edge, feed).routes(),
                     Route("/faults", FaultSwitches(edge, feed), methods=["GET", "POST", "DELETE"]),
                 ],

@@ -39,7 +39,7 @@ class Feed:
 
     Messages (name: data)::
 
-        hello: {"session": "<hex>", "dropped": 0, "earlier": 123}
+        hello: {"session": "<hex>", "dropped": 0, "earlier": 123, "before": 18}   "before" as in dropped and cleared
         entries: [entry, …]             id <session>-<n of the last>, shape as `Exchange.entry`
         dropped: {"before": 18}         exchanges of lower numbers are no longer kept
         cleared: {"before": 18}         somebody cleared them
@@ -121,8 +121,15 @@ class Feed:
             await self._pause(_PACE)
 
     def _hello(self, window: Window) -> str:
-        dropped, earlier = window.first - window.cleared, window.next - window.first
-        return _message("hello", {"session": self._session, "dropped": dropped, "earlier": earlier})
+        return _message(
+            "hello",
+            {
+                "session": self._session,
+                "dropped": window.first - window.cleared,
+                "earlier": window.next - window.first,
+                "before": window.first,
+            },
+        )
 
 
 class _Told:
