@@ -57,7 +57,7 @@ async def open_desk(chromium, url, feed=None, **options):
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     page, breaches = await context.new_page(), []
     page.on("pageerror", lambda error: breaches.append(str(error)))  # noqa: PLW0108 - Playwright marks its handlers
-    await page.expose_function("tellBreach", breaches.append)
+    await page.expose_function("tellBreach", lambda breach: breaches.append(breach))  # noqa: PLW0108
     await page.add_init_script(
         "document.addEventListener('securitypolicyviolation', e => tellBreach(e.violatedDirective + ' ' + e.blockedURI))"
     )
@@ -67,7 +67,8 @@ async def open_desk(chromium, url, feed=None, **options):
         )
     try:
         await page.goto(f"{url}/_dev/")
-        await page.wait_for_selector("#connection:not([data-state=lost])")
+        if feed is None:
+            await page.wait_for_selector("#connection[data-state=live]")
         yield page
         assert breaches == []
     finally:
@@ -75,10 +76,12 @@ async def open_desk(chromium, url, feed=None, **options):
 
 
 def post(url, path, body, **headers):
+    headers = {"content-type": "application/json", **headers}
+    # ASCII: one text of these tests holds what UTF-8 cannot.
     answer = httpx.post(
-        f"{url}/ee/v1/{path}", params={"configId": "shop"}, json=body, headers={"x-test-tag": "", **headers}
+        f"{url}/ee/v1/{path}", params={"configId": "shop"}, content=json.dumps(body), headers=headers
     )
-    assert answer.status_code < 500
+    assert answer.is_success
     return answer
 
 
@@ -313,7 +316,7 @@ async def test_a_lane_shows_that_nothing_was_sent_before_the_yes_or_after_the_no
     async with open_desk(chromium, url, feed) as page:
         await page.locator(".visitor", has_text=ANNA).click()
         lane = page.locator("#lane-of-one .lane")
-        await page.wait_for_function("document.querySelector('#lane-of-one path.none').getAttribute('d')")
+        await page.wait_for_function("() => document.querySelector('#lane-of-one path.none').getAttribute('d')")
         starts = await lane.evaluate(LANE)
         assert [len(starts[choice]) for choice in ("pending", "all", "none")] == [1, 1, 1]
         yes, no = starts["all"][0], starts["none"][0]
@@ -389,7 +392,7 @@ async def test_a_paused_page_stands_still_and_catches_up(desk, url):
     await has_rows(desk, 1)
     await desk.click("#pause")
     await asyncio.to_thread(collect, url, event("two"), event("three"))
-    await desk.wait_for_function("document.getElementById('connection').textContent === 'Paused, 1 new'")
+    await desk.wait_for_function("() => document.getElementById('connection').textContent === 'Paused, 1 new'")
     assert len(await rows(desk)) == 1
     await desk.click("#pause")
     await has_rows(desk, 3)
@@ -417,7 +420,7 @@ async def test_ten_thousand_events_take_no_more_elements_than_fit(chromium, url)
     entries = [entry(n, {"visitor": names[n % 500]}) for n in range(1, 10_001)]
     chunks = [("entries", entries[start : start + 500]) for start in range(0, 10_000, 500)]
     async with open_desk(chromium, url, messages(HELLO, *chunks)) as page:
-        await page.wait_for_function("document.getElementById('shown').textContent.startsWith('10,000 ')")
+        await page.wait_for_function("() => document.getElementById('shown').textContent.startsWith('10,000 ')")
         assert await page.inner_text("#visitor-count") == "500"
         for place in (0, 150_000, 10_000_000):
             await page.evaluate("y => new Promise(done => { document.getElementById('rows').scrollTop = y; requestAnimationFrame(() => requestAnimationFrame(done)) })", place)
@@ -553,6 +556,11 @@ async def test_every_control_is_reached_by_tab_and_shows_it(desk, url):
         assert len(reached) >= controls
 
 
+OPEN_ALL = """() => new Promise(done => {
+    for (const part of document.querySelectorAll("#details details")) part.open = true;
+    requestAnimationFrame(() => requestAnimationFrame(done));
+})"""
+
 ATTACKS = (
     "<img src=x onerror=window.ran=1>",
     "<script>window.ran=1</script>",
@@ -588,14 +596,13 @@ async def test_nothing_that_is_sent_runs_or_becomes_markup(chromium, url, attack
     }
     async with open_desk(chromium, url, feed) as page:
         before = await page.evaluate("[...new Set([...document.querySelectorAll('*')].map(e => e.localName))]")
-        await page.route("**/_dev/requests/*", lambda route: route.fulfill(json=exchange))
+        await page.route("**/_dev/requests/*", lambda route: route.fulfill(body=json.dumps(exchange)))
         await has_rows(page, 3)
         for number in range(3):
             await page.locator("#rows .canvas .event").nth(number).click()
             await page.wait_for_selector("#copy-curl:enabled")
             for _ in range(8):
-                for summary_ in await page.locator("#details details:not([open]) > summary").all():
-                    await summary_.click()
+                await page.evaluate(OPEN_ALL)
             await page.click("#copy-json")
             await page.click("#copy-curl")
         await page.fill("#search", attack)
@@ -603,7 +610,7 @@ async def test_nothing_that_is_sent_runs_or_becomes_markup(chromium, url, attack
         for view in ("visitors", "problems", "faults", "timeline"):
             await page.click(f"nav [data-view={view}]")
         await page.locator(".visitor").first.click()
-        ours = {"dl", "dt", "dd", "details", "summary", "article", "pre", "text", "h4", "textarea", "b", "i", "code"}
+        ours = {"dl", "dt", "dd", "details", "summary", "article", "pre", "text", "h3", "h4", "textarea", "b", "i", "code"}
         after = await page.evaluate("[...new Set([...document.querySelectorAll('*')].map(e => e.localName))]")
         assert set(after) - set(before) <= ours
         assert await page.evaluate("window.ran") is None
@@ -615,14 +622,12 @@ async def test_nothing_that_is_sent_runs_or_becomes_markup(chromium, url, attack
         assert strange == []
 
 
-async def test_the_policy_lets_nothing_else_run(desk):
-    """What would run without it is refused: an inline handler, an evaluated text, markup from a string."""
-    tried = await desk.evaluate(
-        """() => ["setTimeout('window.ran = 1')", "document.body.innerHTML = '<b>'", "eval('1')"].map(code => {
-            try { if (code.startsWith("document")) document.body.innerHTML = "<b>"; else if (code.startsWith("eval")) (0, eval)("1");
-                  else setTimeout("window.ran = 1"); return "ran" } catch (error) { return error.name } })"""
-    )
-    assert "ran" not in tried
+async def test_the_policy_lets_nothing_else_run(page, url):
+    """Markup and code from strings are refused by the browser itself."""
+    await page.goto(f"{url}/_dev/")
+    refused = """code => { try { code(); return null } catch (error) { return error.name } }"""
+    for code in ("() => { document.body.innerHTML = '<b>' }", "() => { setTimeout('window.ran = 1') }"):
+        assert await page.evaluate(f"({refused})({code})") == "TypeError"
 
 
 async def test_the_page_is_one_file_under_a_policy_that_names_its_script(url):
