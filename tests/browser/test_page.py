@@ -4,8 +4,11 @@ import ast
 import asyncio
 import json
 import os
+import random
 import shlex
+import uuid
 from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -15,7 +18,7 @@ import pytest_asyncio
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DevelopmentEdge, create_app, serving
+from alloy_async.devserver import DevelopmentEdge, EdgeRequest, create_app, serving
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +32,11 @@ PURCHASE = {
         "commerce": {"order": {"priceTotal": 59.90, "currencyCode": "EUR"}},
         "items": [{"sku": "mug", "gift": True, "discount": None}],
     },
-    "data": {"note": "it's \"quoted\" \\ \u2764 \U0001f600 \u2028 \u202e \x07 \ud800", "big": 12345678901234567890, "": []},
+    "data": {
+        "note": 'it\'s "quoted" \\ \u2764 \U0001f600 \u2028 \u202e \x07 \ud800',
+        "big": 12345678901234567890,
+        "": [],
+    },
 }
 
 
@@ -96,9 +103,7 @@ def collect(url, *events, **headers):
 
 def choose(url, choice, ecid=ANNA):
     consent = [{"standard": "Adobe", "version": "1.0", "value": {"general": choice}}]
-    return post(
-        url, "privacy/set-consent", {"consent": consent, "identityMap": {"ECID": [{"id": ecid}]}}
-    )
+    return post(url, "privacy/set-consent", {"consent": consent, "identityMap": {"ECID": [{"id": ecid}]}})
 
 
 def messages(*pairs):
@@ -154,7 +159,9 @@ async def rows(page):
 
 
 async def has_rows(page, count):
-    await page.wait_for_function("n => document.querySelectorAll('#rows .canvas .event').length === n", arg=count)
+    await page.wait_for_function(
+        "n => document.querySelectorAll('#rows .canvas .event').length === n", arg=count
+    )
 
 
 async def copied(page, name):
@@ -248,9 +255,7 @@ async def test_details_show_request_and_answer_with_numbers_as_they_were_written
 
 async def test_what_is_copied_rebuilds_the_event(desk, url):
     """JSON and Python give the same event again, curl the same request."""
-    await asyncio.to_thread(
-        post, url, "collect", {"events": [PURCHASE]}, **{"x-test-tag": "it's a tag"}
-    )
+    await asyncio.to_thread(post, url, "collect", {"events": [PURCHASE]}, **{"x-test-tag": "it's a tag"})
     await has_rows(desk, 1)
     await desk.click("#rows .canvas .event")
     await desk.wait_for_selector("#copy-curl:enabled")
@@ -316,7 +321,9 @@ async def test_a_lane_shows_that_nothing_was_sent_before_the_yes_or_after_the_no
     async with open_desk(chromium, url, feed) as page:
         await page.locator(".visitor", has_text=ANNA).click()
         lane = page.locator("#lane-of-one .lane")
-        await page.wait_for_function("() => document.querySelector('#lane-of-one path.none').getAttribute('d')")
+        await page.wait_for_function(
+            "() => document.querySelector('#lane-of-one path.none').getAttribute('d')"
+        )
         starts = await lane.evaluate(LANE)
         assert [len(starts[choice]) for choice in ("pending", "all", "none")] == [1, 1, 1]
         yes, no = starts["all"][0], starts["none"][0]
@@ -335,7 +342,12 @@ async def test_a_lane_shows_that_nothing_was_sent_before_the_yes_or_after_the_no
 
 
 async def test_problems_are_grouped_with_what_to_do(chromium, url):
-    problem = {"code": "0306-400", "title": "No primary identity", "detail": "The event #0 has none.", "eventIndex": 0}
+    problem = {
+        "code": "0306-400",
+        "title": "No primary identity",
+        "detail": "The event #0 has none.",
+        "eventIndex": 0,
+    }
     refused = {"status": 400, "problem": problem}
     outcome = {"outcome": "refused"}
     feed = messages(
@@ -365,7 +377,11 @@ async def test_problems_are_grouped_with_what_to_do(chromium, url):
 
 async def test_what_is_cleared_or_dropped_leaves_the_page(chromium, url):
     entries = ("entries", [entry(n, {}) for n in range(1, 9)])
-    feed = messages(("hello", {"session": "a", "dropped": 3, "earlier": 8, "before": 1}), entries, ("dropped", {"before": 3}))
+    feed = messages(
+        ("hello", {"session": "a", "dropped": 3, "earlier": 8, "before": 1}),
+        entries,
+        ("dropped", {"before": 3}),
+    )
     async with open_desk(chromium, url, feed) as page:
         await has_rows(page, 6)
         assert await page.inner_text("#dropped") == "5 older exchanges were dropped"
@@ -392,7 +408,9 @@ async def test_a_paused_page_stands_still_and_catches_up(desk, url):
     await has_rows(desk, 1)
     await desk.click("#pause")
     await asyncio.to_thread(collect, url, event("two"), event("three"))
-    await desk.wait_for_function("() => document.getElementById('connection').textContent === 'Paused, 1 new'")
+    await desk.wait_for_function(
+        "() => document.getElementById('connection').textContent === 'Paused, 1 new'"
+    )
     assert len(await rows(desk)) == 1
     await desk.click("#pause")
     await has_rows(desk, 3)
@@ -420,10 +438,15 @@ async def test_ten_thousand_events_take_no_more_elements_than_fit(chromium, url)
     entries = [entry(n, {"visitor": names[n % 500]}) for n in range(1, 10_001)]
     chunks = [("entries", entries[start : start + 500]) for start in range(0, 10_000, 500)]
     async with open_desk(chromium, url, messages(HELLO, *chunks)) as page:
-        await page.wait_for_function("() => document.getElementById('shown').textContent.startsWith('10,000 ')")
+        await page.wait_for_function(
+            "() => document.getElementById('shown').textContent.startsWith('10,000 ')"
+        )
         assert await page.inner_text("#visitor-count") == "500"
         for place in (0, 150_000, 10_000_000):
-            await page.evaluate("y => new Promise(done => { document.getElementById('rows').scrollTop = y; requestAnimationFrame(() => requestAnimationFrame(done)) })", place)
+            await page.evaluate(
+                "y => new Promise(done => { document.getElementById('rows').scrollTop = y; requestAnimationFrame(() => requestAnimationFrame(done)) })",
+                place,
+            )
             assert 10 < await page.locator("#rows .canvas .event").count() < 60
             assert 5 < await page.locator(".visitor").count() < 60
         assert "15:00:01.000" in (await rows(page))[-1] or "1-0" in await page.evaluate(
@@ -478,7 +501,13 @@ async def test_text_stands_out_from_its_ground(chromium, url, scheme):
         (
             "entries",
             [
-                entry(1, *outcomes, {"findings": [FINDING, {**FINDING, "level": "warning"}]}, fault="status 503", tag="t"),
+                entry(
+                    1,
+                    *outcomes,
+                    {"findings": [FINDING, {**FINDING, "level": "warning"}]},
+                    fault="status 503",
+                    tag="t",
+                ),
                 entry(2, consent="in", visitor=f"ECID {ANNA}"),
                 entry(3, problem=problem, status=400),
             ],
@@ -588,14 +617,19 @@ async def test_nothing_that_is_sent_runs_or_becomes_markup(chromium, url, attack
     ]
     fault = {"status": attack, "path": attack, "visitor": attack, "eventType": attack, "acted": attack}
     feed = messages(HELLO, ("entries", entries), ("faults", {"seed": 0, "faults": [fault, {"text": attack}]}))
-    payload = {attack: [attack, {attack: attack}], "events": [{attack: attack, "xdm": {attack: {attack: attack}}}]}
+    payload = {
+        attack: [attack, {attack: attack}],
+        "events": [{attack: attack, "xdm": {attack: {attack: attack}}}],
+    }
     side = {"headers": {attack: attack}, "body": payload, "text": None}
     exchange = {
         "request": {"method": attack, "path": attack, "query": {attack: attack}, **side},
         "answer": {"status": 200, **side},
     }
     async with open_desk(chromium, url, feed) as page:
-        before = await page.evaluate("[...new Set([...document.querySelectorAll('*')].map(e => e.localName))]")
+        before = await page.evaluate(
+            "[...new Set([...document.querySelectorAll('*')].map(e => e.localName))]"
+        )
         await page.route("**/_dev/requests/*", lambda route: route.fulfill(body=json.dumps(exchange)))
         await has_rows(page, 3)
         for number in range(3):
@@ -610,7 +644,22 @@ async def test_nothing_that_is_sent_runs_or_becomes_markup(chromium, url, attack
         for view in ("visitors", "problems", "faults", "timeline"):
             await page.click(f"nav [data-view={view}]")
         await page.locator(".visitor").first.click()
-        ours = {"dl", "dt", "dd", "details", "summary", "article", "pre", "text", "h3", "h4", "textarea", "b", "i", "code"}
+        ours = {
+            "dl",
+            "dt",
+            "dd",
+            "details",
+            "summary",
+            "article",
+            "pre",
+            "text",
+            "h3",
+            "h4",
+            "textarea",
+            "b",
+            "i",
+            "code",
+        }
         after = await page.evaluate("[...new Set([...document.querySelectorAll('*')].map(e => e.localName))]")
         assert set(after) - set(before) <= ours
         assert await page.evaluate("window.ran") is None
@@ -640,7 +689,188 @@ async def test_the_page_is_one_file_under_a_policy_that_names_its_script(url):
     assert httpx.get(f"{url}/_dev/", headers={"host": "evil.example"}).status_code == 403
 
 
-async def test_pictures_for_the_documentation(chromium, url):
+async def test_faults_are_switched_on_the_page(desk, url, edge):
+    """What the form says is what acts; the list counts how often, and the badge stays in sight."""
+    await desk.click("nav [data-view=faults]")
+    await desk.select_option("#fault-kind", "status")
+    await desk.fill("[name=retryAfter]", "2")
+    await desk.fill("[name=path]", "/collect")
+    await desk.fill("[name=times]", "1")
+    await desk.click("#fault-form [type=submit]")
+    await desk.get_by_text("Status 503, Retry-After 2 s").wait_for()
+    assert await desk.inner_text("#fault-count") == "1"
+    refused = await asyncio.to_thread(
+        httpx.post, f"{url}/ee/v1/collect?configId=shop", json={"events": [event("one")]}
+    )
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    await desk.get_by_text("acted 1 time").wait_for()
+    await asyncio.to_thread(collect, url, event("two"))
+
+    await desk.select_option("#fault-kind", "latency")
+    await desk.fill("[name=latency]", "1")
+    await desk.fill("[name=visitor]", "ECID")
+    await desk.click("#fault-form [type=submit]")
+    await desk.locator("#fault-list li").nth(1).wait_for()
+    await desk.get_by_role("button", name="Remove: Status 503").click()
+    await desk.locator("#fault-list li").nth(1).wait_for(state="detached")
+    assert [fault["latency"] for fault in edge.faults.as_json()["faults"]] == [1]
+    await desk.click("#no-faults")
+    await desk.get_by_text("No fault is on").wait_for()
+    assert edge.faults.as_json()["faults"] == []
+
+
+async def test_a_fault_that_cannot_be_used_is_explained(desk):
+    await desk.click("nav [data-view=faults]")
+    await desk.select_option("#fault-kind", "contentType")
+    await desk.fill("[name=contentType]", "")
+    await desk.click("#fault-form [type=submit]")
+    trouble = desk.locator("#fault-trouble", has_text="contentType")
+    await trouble.wait_for()
+    assert await trouble.get_attribute("role") == "alert"
+
+
+async def test_a_real_visit_shows_in_its_lane(desk, url):
+    """With the edge's own answers to a yes and a no: recorded between them, withheld after."""
+    await asyncio.to_thread(choose, url, "in")
+    await asyncio.to_thread(collect, url, event("one"))
+    await asyncio.to_thread(collect, url, event("one"))
+    await asyncio.to_thread(choose, url, "out")
+    await asyncio.to_thread(collect, url, event("two"))
+    lane = desk.locator(".visitor", has_text=ANNA).locator(".lane")
+    await desk.wait_for_function(
+        "() => document.querySelector('.visitor .lane [data-outcome=withheld]')?.dataset.count === '1'"
+    )
+    counts = await lane.locator("path[data-count]").evaluate_all("paths => paths.map(p => p.dataset.count)")
+    assert counts == ["1", "1", "1", "0"]
+    assert await desk.inner_text(".visitor .choice") == "none"
+
+
+class Shop:
+    """A few minutes in a shop that ended just now, for pictures."""
+
+    def __init__(self):
+        self.now = datetime.now(UTC) - timedelta(minutes=5)
+        self.edge = DevelopmentEdge(clock=lambda: self.now)
+        self.dice = random.Random(11)  # noqa: S311 - a picture that comes out alike
+
+    def send(self, path, body, tag=None):
+        headers = {"content-type": "application/json", "user-agent": "alloy-async/0.1.0"}
+        if tag:
+            headers["x-test-tag"] = tag
+        self.edge.answer(
+            EdgeRequest("POST", f"/ee/v1/{path}", {"configId": "shop"}, headers, json.dumps(body).encode())
+        )
+
+    def happened(self, ecid, event_type, waited=0.02):
+        moment = (self.now - timedelta(seconds=waited)).isoformat(timespec="milliseconds")
+        number = str(uuid.UUID(int=self.dice.getrandbits(128), version=4))
+        order = {
+            "priceTotal": 59.90,
+            "currencyCode": "EUR",
+            "purchaseID": f"A-{self.dice.randrange(10_000, 99_999)}",
+        }
+        xdm = {
+            "_id": number,
+            "eventType": event_type,
+            "timestamp": moment.replace("+00:00", "Z"),
+            "identityMap": {"ECID": [{"id": ecid, "primary": True}]},
+            "web": {"webPageDetails": {"URL": "https://shop.example/cart", "name": "Cart"}},
+        }
+        if event_type.startswith("commerce"):
+            xdm["commerce"] = {event_type.partition(".")[2]: {"value": 1}, "order": order}
+        return {"xdm": xdm, "data": {"basket": ["mug", "t-shirt"], "gift": False}}
+
+    def choose(self, ecid, choice):
+        consent = [{"standard": "Adobe", "version": "1.0", "value": {"general": choice}}]
+        self.send("privacy/set-consent", {"consent": consent, "identityMap": {"ECID": [{"id": ecid}]}})
+
+    def visit(self, ecid, begins, says_yes, says_no=None, ends=300):
+        """Yield the moments of a visit, and what happens at each."""
+        parked = []
+        at = begins
+        while at < ends:
+            if at < says_yes:
+                parked.append(at)
+            elif says_no is None or at < says_no or self.dice.random() < 0.3:
+                yield at, lambda: self.send(self.path(), self.body(ecid), self.tag())
+            at += self.dice.expovariate(0.22)
+        if says_yes < ends:
+            yield says_yes, lambda: self.choose(ecid, "in")
+            released = [(says_yes - moment, self.type()) for moment in parked]
+            if released:
+                yield (
+                    says_yes + 0.05,
+                    lambda: self.send(
+                        "collect", {"events": [self.happened(ecid, t, waited) for waited, t in released]}
+                    ),
+                )
+        if says_no is not None:
+            yield says_no, lambda: self.choose(ecid, "out")
+
+    def path(self):
+        return self.dice.choice(["collect", "collect", "interact"])
+
+    def tag(self):
+        return "test_checkout" if self.dice.random() < 0.04 else None
+
+    def type(self):
+        return self.dice.choice(
+            ["web.webpagedetails.pageViews"] * 3
+            + [
+                "commerce.productViews",
+                "commerce.productListAdds",
+                "commerce.checkouts",
+                "commerce.purchases",
+            ]
+        )
+
+    def body(self, ecid):
+        sent = self.happened(ecid, self.type())
+        if self.dice.random() < 0.05:
+            sent["xdm"]["commerce"] = {"purchase": {"value": "1"}}  # no field of this name
+        self.last = self.last if self.dice.random() < 0.05 and hasattr(self, "last") else sent
+        return {"events": [self.last]}
+
+    def open(self):
+        ecids = [str(self.dice.randrange(10**37, 10**38)) for _ in range(9)]
+        visits = [
+            (0, 20),
+            (4, 60, 210),
+            (15, 40),
+            (30, 31, 120),
+            (50, 110),
+            (80, 84),
+            (100, 400),
+            (140, 190),
+            (200, 215, 260),
+        ]
+        moments = [
+            moment for ecid, times in zip(ecids, visits, strict=True) for moment in self.visit(ecid, *times)
+        ]
+        moments.append((150, lambda: self.send("collect", {"events": []})))
+        moments.append((270, lambda: self.send("colect", {})))
+        start = self.now
+        for at, happens in sorted(moments, key=lambda moment: moment[0]):
+            self.now = start + timedelta(seconds=at)
+            happens()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_pictures_for_the_documentation(chromium, scheme):
     """Written only when ALLOY_SCREENSHOTS is set, so that other runs leave the files alone."""
     if not os.environ.get("ALLOY_SCREENSHOTS"):
         pytest.skip("set ALLOY_SCREENSHOTS=1 to write docs/_static/development-edge-*.png")
+    SCREENSHOTS.mkdir(exist_ok=True)
+    shop = Shop()
+    await asyncio.to_thread(shop.open)
+    with serving(create_app(shop.edge)) as server:
+        async with open_desk(chromium, server.url, color_scheme=scheme) as page:
+            await page.wait_for_selector("#rows .canvas .event")
+            await page.locator(".visitor").nth(7).click()
+            await page.wait_for_function(
+                "() => document.querySelector('#lane-of-one path.none').getAttribute('d')"
+            )
+            if scheme == "dark":
+                await page.locator("#rows .canvas .event").nth(3).click()
+                await page.get_by_text("as it was sent").wait_for()
+            await page.screenshot(path=SCREENSHOTS / f"development-edge-{scheme}.png")
