@@ -63,7 +63,7 @@ async def open_desk(chromium, url, feed=None, **options):
     context = await chromium.new_context(viewport={"width": 1280, "height": 800}, **options)
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
     page, breaches = await context.new_page(), []
-    page.on("pageerror", lambda error: breaches.append(str(error)))  # noqa: PLW0108 - Playwright marks its handlers
+    page.on("pageerror", lambda error: breaches.append(str(error)))
     await page.expose_function("tellBreach", lambda breach: breaches.append(breach))  # noqa: PLW0108
     await page.add_init_script(
         "document.addEventListener('securitypolicyviolation', e => tellBreach(e.violatedDirective + ' ' + e.blockedURI))"
@@ -751,7 +751,7 @@ class Shop:
     def __init__(self):
         self.now = datetime.now(UTC) - timedelta(minutes=5)
         self.edge = DevelopmentEdge(clock=lambda: self.now)
-        self.dice = random.Random(11)  # noqa: S311 - a picture that comes out alike
+        self.dice = random.Random(11)
 
     def send(self, path, body, tag=None):
         headers = {"content-type": "application/json", "user-agent": "alloy-async/0.1.0"}
@@ -829,10 +829,11 @@ class Shop:
         if self.dice.random() < 0.05:
             sent["xdm"]["commerce"] = {"purchase": {"value": "1"}}  # no field of this name
         self.last = self.last if self.dice.random() < 0.05 and hasattr(self, "last") else sent
-        return {"events": [self.last]}
+        strange = {"xdm": {"_id": sent["xdm"]["_id"] + "-b", "identityMap": {"ECID": "not a list"}}}
+        return {"events": [self.last, strange] if self.dice.random() < 0.02 else [self.last]}
 
     def open(self):
-        ecids = [str(self.dice.randrange(10**37, 10**38)) for _ in range(9)]
+        self.ecids = [str(self.dice.randrange(10**37, 10**38)) for _ in range(9)]
         visits = [
             (0, 20),
             (4, 60, 210),
@@ -845,7 +846,9 @@ class Shop:
             (200, 215, 260),
         ]
         moments = [
-            moment for ecid, times in zip(ecids, visits, strict=True) for moment in self.visit(ecid, *times)
+            moment
+            for ecid, times in zip(self.ecids, visits, strict=True)
+            for moment in self.visit(ecid, *times)
         ]
         moments.append((150, lambda: self.send("collect", {"events": []})))
         moments.append((270, lambda: self.send("colect", {})))
@@ -857,20 +860,20 @@ class Shop:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_pictures_for_the_documentation(chromium, scheme):
-    """Written only when ALLOY_SCREENSHOTS is set, so that other runs leave the files alone."""
-    if not os.environ.get("ALLOY_SCREENSHOTS"):
-        pytest.skip("set ALLOY_SCREENSHOTS=1 to write docs/_static/development-edge-*.png")
+    """Written only when WRITE_SCREENSHOTS is set, so that other runs leave the files alone."""
+    if not os.environ.get("WRITE_SCREENSHOTS"):
+        pytest.skip("set WRITE_SCREENSHOTS=1 to write docs/_static/development-edge-*.png")
     SCREENSHOTS.mkdir(exist_ok=True)
     shop = Shop()
     await asyncio.to_thread(shop.open)
     with serving(create_app(shop.edge)) as server:
         async with open_desk(chromium, server.url, color_scheme=scheme) as page:
             await page.wait_for_selector("#rows .canvas .event")
-            await page.locator(".visitor").nth(7).click()
+            await page.locator(".visitor", has_text=shop.ecids[1]).click()
             await page.wait_for_function(
                 "() => document.querySelector('#lane-of-one path.none').getAttribute('d')"
             )
             if scheme == "dark":
-                await page.locator("#rows .canvas .event").nth(3).click()
+                await page.click("#rows [aria-rowindex='6']")
                 await page.get_by_text("as it was sent").wait_for()
             await page.screenshot(path=SCREENSHOTS / f"development-edge-{scheme}.png")
