@@ -253,7 +253,7 @@ def test_faults_of_the_marker(run):
             "E       AssertionError: expected 2 events of type view; 1 arrived",
             "E       ",
             "E       time          type  visitor * outcome",
-            "E       ??:??:??.???  view  FPID * refused: fault status 503",
+            "E       ??:??:??.???  view  *ID * refused: fault status 503",
             "E       ??:??:??.???  view  ECID * recorded",
         ],
         consecutive=True,
