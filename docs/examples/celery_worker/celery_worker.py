@@ -25,7 +25,9 @@ log = logging.getLogger("celery_worker")
 app = Celery("shop", broker=os.environ["ALLOY_REDIS_URL"])
 app.conf.task_ignore_result = True
 
-alloy = BlockingAlloy("shop")  # the parent makes it and configures nothing: each child has a thread of its own
+alloy = BlockingAlloy(
+    "shop"
+)  # the parent makes it and configures nothing: each child has a thread of its own
 
 
 @worker_process_init.connect

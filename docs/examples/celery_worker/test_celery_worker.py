@@ -58,7 +58,9 @@ def working(*words):
             parent.communicate()
 
 
-@pytest.mark.parametrize("words", [[], ["--max-tasks-per-child", "10"]], ids=["", "children that are replaced"])
+@pytest.mark.parametrize(
+    "words", [[], ["--max-tasks-per-child", "10"]], ids=["", "children that are replaced"]
+)
 def test_a_warm_shutdown_loses_nothing(shop, edge, words):
     """What was recorded when Celery is told to end arrives once, from whichever process; a refusal sends nothing."""
     with BlockingAlloy("shop") as elsewhere:
