@@ -40,6 +40,9 @@ T = TypeVar("T")
 AT_ONCE = 16
 """Calls that are on the wire at the same time, each on a connection of its own; others wait for their turn."""
 
+_MOVES = 3
+"""Nodes of a cluster that a call may be sent on to; more than one only while keys move."""
+
 _STEPS = 4
 """Steps in which calls wait for their turn."""
 
@@ -122,12 +125,21 @@ async def _end(tasks: set[asyncio.Task[None]]) -> None:
 
 
 class _Client:
-    """The client of one event loop, and the calls that use it."""
+    """The client of one event loop, and the calls that use it.
 
-    def __init__(self, make_pool: Callable[[], ConnectionPool], timeout: float) -> None:
-        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
+    In a cluster a node says where the keys lie that it does not have. The keys of a call lie in one slot, so that the whole
+    call goes there, and those that follow too. redis-py's own client for clusters tries again by itself, and cannot
+    be kept from it.
 
-        self.redis: Redis = Redis(connection_pool=make_pool())
+    Attributes:
+        redis: at the node that had the keys of the last call; messages come from any.
+    """
+
+    def __init__(self, make_pool: Callable[..., ConnectionPool], timeout: float) -> None:
+        self._make_pool = make_pool
+        self._nodes: dict[tuple[str, int], Redis] = {}
+        self._first = self.redis = self._connect()
+        self._host: str = self._first.connection_pool.connection_kwargs.get("host", "localhost")
         self._timeout = timeout
         self._turns = _Turns(timeout)
         self._calls: set[asyncio.Task[Any]] = set()
@@ -144,17 +156,40 @@ class _Client:
         await self._turns.take()
         try:
             async with asyncio.timeout(self._timeout):
-                result = await work(self.redis)
+                result = await self._follow(work)
         except BaseException:
+            self.redis = self._first  # the node may have gone, and the first one knows another
             self._turns.give_back(well=False)
             raise
         self._turns.give_back(well=True)
         return result
 
+    async def _follow(self, work: Callable[[Redis], Awaitable[T]]) -> T:
+        """Do a call where its keys are; a node that does not have them has done nothing."""
+        from redis.exceptions import MovedError  # noqa: PLC0415 - an extra
+
+        for _ in range(_MOVES):
+            try:
+                return await work(self.redis)
+            except MovedError as moved:
+                self.redis = self._node(moved.host or self._host, moved.port)
+        return await work(self.redis)
+
+    def _node(self, host: str, port: int) -> Redis:
+        if (host, port) not in self._nodes:
+            self._nodes[host, port] = self._connect(host=host, port=port)
+        return self._nodes[host, port]
+
+    def _connect(self, **node: Any) -> Redis:
+        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
+
+        return Redis(connection_pool=self._make_pool(**node))
+
     async def _close(self) -> None:
         if self._calls:
             await asyncio.wait(self._calls)
-        await self.redis.aclose(close_connection_pool=True)
+        for redis in (self._first, *self._nodes.values()):
+            await redis.aclose(close_connection_pool=True)
 
 
 class _Turns:
@@ -371,12 +406,15 @@ def _place(options: dict[str, Any]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _pool(url: str, timeout: float) -> ConnectionPool:
+def _pool(url: str, timeout: float, **node: Any) -> ConnectionPool:
+    """Return connections to where a URL leads, or to another node in the same way."""
     from redis.asyncio.connection import ConnectionPool, parse_url  # noqa: PLC0415 - an extra
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
     options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **parse_url(url)}
+    if node and options.pop("path", None):  # a socket leads to one node only
+        del options["connection_class"]
     return ConnectionPool(
         **options
         | {
@@ -386,6 +424,7 @@ def _pool(url: str, timeout: float) -> ConnectionPool:
             "decode_responses": False,
             "max_connections": 1_024,  # how many there are is decided above
         }
+        | node
     )
 
 
@@ -456,6 +495,9 @@ _REPLICA = "the server is a replica, which takes no writes; use the address of t
 _PASSWORD = "Redis refuses the user name or the password."  # noqa: S105 - not one
 _LOADING = "Redis is still loading its data; try again."
 
+_MOVING = "the cluster is moving this key to another node; try again."
+_DOWN = "the cluster is down."
+
 _ADVICE = {
     "OOM": _FULL,
     "READONLY": _REPLICA,
@@ -463,8 +505,10 @@ _ADVICE = {
     "NOREPLICAS": "Redis has too few replicas to write.",
     "LOADING": _LOADING,
     "MASTERDOWN": "the server is a replica that has lost its primary.",
-    "MOVED": "it is a node of a cluster; use the address of one that holds this key, or of a proxy.",
-    "CLUSTERDOWN": "the cluster is down.",
+    "MOVED": "the nodes of the cluster do not agree on who has this key; try again.",
+    "ASK": _MOVING,
+    "TRYAGAIN": _MOVING,
+    "CLUSTERDOWN": _DOWN,
     "BUSY": "Redis is busy with somebody's script.",
     "WRONGTYPE": "a key is not what it was written as; does another program use keys that begin with alloy:?",
     "NOPERM": "the user may not do that; see the list of permissions in the documentation.",
@@ -481,6 +525,10 @@ _KINDS = {
     "BusyLoadingError": _LOADING,
     "NoPermissionError": _ADVICE["NOPERM"],
     "AuthenticationError": _PASSWORD,
+    "MovedError": _ADVICE["MOVED"],
+    "AskError": _MOVING,
+    "TryAgainError": _MOVING,
+    "ClusterDownError": _DOWN,
     "TimeoutError": "Redis did not answer in time.",  # Python's own too
 }
 """The same where redis-py has taken the code out of the text, by the names of its errors."""

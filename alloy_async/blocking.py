@@ -62,6 +62,12 @@ FORK_TIME = 2.0
 CANCEL_TIME = 0.1
 """Seconds that the loop waits, at its end, for tasks that it has cancelled."""
 
+FORKED_UNHEARD = (
+    "the process was forked without Python hearing of it, and has no thread of its own. In uWSGI set lazy-apps = true, or "
+    "py-call-uwsgi-fork-hooks = true."
+)
+"""A new thread alone would not do: others of Python's and of ours that hear of a fork would not have been told either."""
+
 
 class Outcome(concurrent.futures.Future[T]):
     """How a command ends that may have to wait for the visitor; returned at once.
@@ -188,6 +194,7 @@ class _LoopThread:
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._process = 0
         self._ended = False
         self._open: set[Alloy] = set()
         self._pauses: dict[int, _Pause] = {}
@@ -200,11 +207,13 @@ class _LoopThread:
 
         Raises:
             AlloyClosed: the interpreter exits, or the thread is a parent process's.
-            InvalidCommand: no thread could be started.
+            InvalidCommand: no thread could be started, or the process was forked without Python hearing of it.
         """
         with self._lock:
             if self._ended:
                 raise AlloyClosed(command)
+            if self._loop is not None and not self._is_ours():
+                raise InvalidCommand(command, FORKED_UNHEARD)
             loop = self._loop or self._start(command)
             loop.call_soon_threadsafe(callback, context=contextvars.Context())
 
@@ -248,7 +257,7 @@ class _LoopThread:
         """Close what is open and end the thread; whatever hangs there is left to hang."""
         with self._lock:
             self._ended, loop, thread = True, self._loop, self._thread
-        if loop is None or thread is None:
+        if loop is None or thread is None or not self._is_ours():
             return
         closed: _Call[Any] = _Call("close", self)
         loop.call_soon_threadsafe(closed.begin, self._close_all)
@@ -256,6 +265,10 @@ class _LoopThread:
             closed.result(EXIT_GRACE + RELEASE_TIME)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(STOP_TIME)
+
+    def _is_ours(self) -> bool:
+        """Return whether the thread runs in this process."""
+        return self._process == os.getpid()
 
     def _close_all(self) -> asyncio.Future[Any]:
         return asyncio.gather(
@@ -271,7 +284,7 @@ class _LoopThread:
         except RuntimeError as error:
             loop.close()
             raise InvalidCommand(command, f"no thread could be started ({error}).") from None
-        self._loop, self._thread = loop, thread
+        self._loop, self._thread, self._process = loop, thread, os.getpid()
         return loop
 
 

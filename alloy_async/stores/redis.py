@@ -19,6 +19,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 from .._consent._rules import Choice
@@ -255,7 +256,7 @@ class _News:
     async def _look(self) -> None:
         """Tell what is new; say once when the server is out of reach, and once when it is back."""
         try:
-            changes = await self._link.run(self._read)
+            changes = await self._read()
         except LinkClosed:
             raise
         except Exception as error:
@@ -280,19 +281,16 @@ class _News:
             except Exception as error:  # noqa: BLE001 - somebody else's
                 _logger.error("a listener to the store raised %s", type(error).__name__)
 
-    async def _read(self, redis: Redis) -> list[Change] | None:
+    async def _read(self) -> list[Change] | None:
         """Return whose choices have changed; None when it may be anybody's."""
-        prefixes = list(self._prefixes)
-        async with redis.pipeline(transaction=False) as pipeline:
-            for prefix in prefixes:
-                pipeline.hget(f"{prefix}choices", "last")
-            entries: list[bytes | None] = await pipeline.execute()
-        found = [await self._follow(redis, *pair) for pair in zip(prefixes, entries, strict=True)]
+        # One call for each: in a cluster they may lie in different nodes.
+        found = [await self._link.run(partial(self._follow, prefix)) for prefix in list(self._prefixes)]
         if None in found:
             return None
         return [change for changes in found for change in changes or ()]
 
-    async def _follow(self, redis: Redis, prefix: str, last: bytes | None) -> list[Change] | None:
+    async def _follow(self, prefix: str, redis: Redis) -> list[Change] | None:
+        last = cast("bytes | None", await redis.hget(f"{prefix}choices", "last"))
         newest, read_up_to = last or b"", self._read_up_to.get(prefix)
         changes = None
         if read_up_to is None:

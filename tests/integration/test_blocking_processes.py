@@ -55,6 +55,32 @@ def program(script, options, **how):
 
 # Forks
 
+
+async def test_a_fork_that_python_did_not_hear_of(fleeting):
+    """As uWSGI forks: the child has no thread, and says so at once instead of waiting for one; its exit hangs nowhere."""
+    script = """
+    import ctypes
+    alloy = BlockingAlloy()
+    alloy.configure(**options)
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        try:
+            alloy.event(type="child").result()
+        except InvalidCommand as error:
+            say(error)
+        began = time.monotonic()
+        blocking._thread.end()
+        say(time.monotonic() - began < 1.0)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(alloy.event(type="parent").result().event_id is not None)
+    """
+    async with program(script, fleeting) as process:
+        said, quick, parent = await process.ends_well()
+    assert "forked without Python hearing of it" in said and "py-call-uwsgi-fork-hooks" in said
+    assert (quick, parent) == ("True", "True")
+
+
 FORKING = """
 alloy = BlockingAlloy()  # the module is loaded by the parent
 
