@@ -47,9 +47,9 @@ nitpick_ignore = [
     ("py:class", "alloy_async.testing._clock.ArrangedCall"),
     ("py:class", "alloy_async.blocking.T"),
 ]
-# Starlette and FastAPI publish no inventory; App and KeyOf are of ASGI, and said in words.
+# Starlette and FastAPI publish no inventory; the others stand for callables and a few texts, and are said in words.
 nitpick_ignore_regex = [
-    ("py:class", r"((starlette|fastapi)\.[\w.]+)|Starlette|App|KeyOf"),
+    ("py:class", r"((starlette|fastapi)\.[\w.]+)|Starlette|App|KeyOf|Action|Choice"),
 ]
 
 # Drawn and listed from the code, each time.

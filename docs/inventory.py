@@ -17,7 +17,9 @@ PAGES = {
     "collections.abc.Sequence": "library/collections.abc.html#collections.abc.Sequence",
     "pathlib.Path": "library/pathlib.html#pathlib.Path",
     # As they stand in signatures whose imports are for type checkers only.
+    "Path": "library/pathlib.html#pathlib.Path",
     "PathLike": "library/os.html#os.PathLike",
+    "os.PathLike": "library/os.html#os.PathLike",
     "datetime": "library/datetime.html#datetime.datetime",
 }
 

@@ -43,6 +43,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
     """
     edge = DevelopmentEdge() if edge is None else edge
     feed = Feed(edge.recorder, faults=edge.faults.as_json)
+    edge.faults.listen(feed.wake)
     app = Starlette(
         routes=[
             Route("/", RedirectResponse("/_dev/"), methods=["GET"]),
@@ -52,7 +53,7 @@ def create_app(edge: DevelopmentEdge | None = None) -> Starlette:
                 routes=[
                     Route("/", page_response(), methods=["GET"]),
                     *Readback(edge, feed).routes(),
-                    Route("/faults", FaultSwitches(edge, feed), methods=["GET", "POST", "DELETE"]),
+                    Route("/faults", FaultSwitches(edge.faults), methods=["GET", "POST", "DELETE"]),
                 ],
                 middleware=[Middleware(DeskOnly, hosts=edge.hosts)],
             ),
@@ -79,7 +80,7 @@ class _Collection:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        if self._edge.loses(_edge_request(request, None)):
+        if self._edge.faults and self._edge.loses(_edge_request(request, None)):
             await reset_connection(scope, receive)
             return
         try:

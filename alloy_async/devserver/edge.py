@@ -111,7 +111,7 @@ class DevelopmentEdge:
 
     Raises:
         DecisionsError: the file of decisions cannot be used.
-        OSError, sqlite3.Error, ValueError: the file of the sink cannot be used.
+        OSError, ValueError: the file of the sink cannot be used; a database raises errors of its own too.
 
     Source: Adobe Experience Platform Edge Network API, interactive and non-interactive data collection.
     """
@@ -198,7 +198,7 @@ class DevelopmentEdge:
         Args:
             request: without its body.
         """
-        fault = self.faults.choose_unread(request.path)
+        fault = None if request.method == "OPTIONS" else self.faults.choose_unread(request.path)
         if fault is None:
             return False
         notes = self._notes(request, self._clock(), fault)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .advice import advice_for
 from .body import read_text
+from .consent import Choice
 from .findings import Finding
 from .messages import EdgeAnswer
+from .paths import Action
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from .consent import Choice
-    from .paths import Action
 
 __all__ = ["Exchange", "Outcome", "ReceivedEvent"]
 

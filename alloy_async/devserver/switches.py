@@ -14,23 +14,22 @@ from .faults import FaultError, read_faults
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from .edge import DevelopmentEdge
-    from .feed import Feed
+    from .faults import Faults
 
 __all__ = ["FaultSwitches"]
 
+_MAX_BODY = 1_048_576  # bytes
+
 
 class FaultSwitches:
-    """ASGI application: shows and changes what goes wrong, and lets those know who follow the feed.
+    """ASGI application: shows and changes what goes wrong.
 
     Args:
-        edge: whose faults they are.
-        feed: tells what has changed.
+        faults: the switches.
     """
 
-    def __init__(self, edge: DevelopmentEdge, feed: Feed) -> None:
-        self._edge = edge
-        self._feed = feed
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; nobody is answered who leaves while sending."""
@@ -42,18 +41,15 @@ class FaultSwitches:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        faults = self._edge.faults
         if request.method == "DELETE":
-            faults.clear()
-            self._feed.wake()
+            self._faults.clear()
             return Response(status_code=204)
         if request.method == "POST":
             try:
-                faults.replace(*read_faults(_parse(await read_bounded(request, self._edge.max_body))))
+                self._faults.replace(*read_faults(_parse(await read_bounded(request, _MAX_BODY))))
             except FaultError as error:
                 return _unusable(error)
-            self._feed.wake()
-        return JSONResponse(faults.as_json())
+        return JSONResponse(self._faults.as_json())
 
 
 def _parse(body: bytes | None) -> object:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import select
 import socket
+import ssl
 from datetime import timedelta
 
 import httpx
@@ -13,7 +14,14 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy
-from alloy_async.devserver import DevelopmentEdge, Fault, connection as connection_module, create_app, serving
+from alloy_async.devserver import (
+    DevelopmentEdge,
+    Fault,
+    connection as connection_module,
+    create_app,
+    serving,
+    throw_away_certificate,
+)
 from alloy_async.devserver.connection import offering_connections
 
 pytestmark = pytest.mark.integration
@@ -52,8 +60,9 @@ def server(edge, caplog):
     with serving(create_app(edge)) as running:
         yield running
     # Asked-for trouble is no trouble of the server: no traceback, no complaint about an answer that was not given.
-    unclean = [record for record in caplog.records if record.name.startswith("uvicorn")]
-    assert [record for record in unclean if record.getMessage() != "Invalid HTTP request received."] == []
+    records = [*caplog.get_records("call"), *caplog.records]
+    unclean = [record.getMessage() for record in records if record.name.startswith("uvicorn")]
+    assert [message for message in unclean if message != "Invalid HTTP request received."] == []
 
 
 def connect(server):
@@ -134,6 +143,50 @@ def test_a_cut_answer_without_a_body_does_not_come(server, edge):
     with connect(server) as connection:
         connection.sendall(head(COLLECT, len(BODY)) + BODY)
         assert read_all(connection) == b""
+    assert len(edge.events) == 1
+
+
+def read_all_encrypted(connection, authority, request):
+    """Send a request over https; read below the encryption, which would take a reset for an end."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    trusting = ssl.create_default_context(cadata=authority)
+    encrypted = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            encrypted.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            connection.sendall(outgoing.read())
+            incoming.write(connection.recv(65_536))
+    encrypted.write(request)
+    connection.sendall(outgoing.read())
+    return read_all(connection)
+
+
+@pytest.fixture
+def certificate():
+    pytest.importorskip("trustme")
+    return throw_away_certificate()
+
+
+def test_a_reset_over_https_is_one_of_the_connection_below(edge, certificate):
+    """No farewell of the encryption comes before it."""
+    edge.faults.replace([Fault(reset="after")])
+    request = head(INTERACT, len(BODY)) + BODY
+    expected = pytest.raises(ConnectionResetError)
+    with serving(create_app(edge), tls=certificate) as server, connect(server) as connection, expected:
+        read_all_encrypted(connection, certificate.authority, request)
+    assert len(edge.events) == 1
+
+
+def test_a_cut_answer_over_https_ends_early(edge, certificate):
+    """The client misses the rest of the body."""
+    edge.faults.replace([Fault(cut=True)])
+    trusting = ssl.create_default_context(cadata=certificate.authority)
+    expected = pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body")
+    client = httpx.Client(verify=trusting, trust_env=False)
+    with serving(create_app(edge), tls=certificate) as server, client, expected:
+        client.post(server.url + INTERACT, json={"events": [{}]})
     assert len(edge.events) == 1
 
 

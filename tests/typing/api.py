@@ -29,7 +29,15 @@ from alloy_async.hooks import Delivered, Failed, Hook, Lost, Parked, Record, Ref
 from alloy_async.identity import StoredIdentity
 from alloy_async.samples import sample_events
 from alloy_async.stores import MemoryStore, Preference, SQLiteStore, Store, VisitorKey
-from alloy_async.testing import CountingIds, ManualClock, RecordedRequest, RecordingEdge
+from alloy_async.testing import (
+    CountingIds,
+    ManualClock,
+    ObservedEdge,
+    RecordedRequest,
+    RecordingEdge,
+    SentEvent,
+    serve,
+)
 
 Purposes = Literal["all", "none", "pending"]
 
@@ -181,6 +189,13 @@ def tools(edge: RecordingEdge) -> None:
     assert_type(edge.events, list[dict[str, Any]])
     assert_type(edge.event_types, list[str | None])
     assert_type(sample_events(), list[dict[str, Any]])
+    with serve(consent="all", datastreams={"a"}) as served:
+        assert_type(served, ObservedEdge)
+        assert_type(served.url, str)
+        assert_type(served.parked, int)
+        assert_type(served.wait_for_blocking("view", count=2), list[SentEvent])
+        assert_type(served.events[0].type, str | None)
+        assert_type(served.events[0].xdm, dict[str, Any])
     assert_type(Settings.resolve({}), Settings)
     assert_type(Settings.resolve({}).base_url(), str)
     assert_type(alloy_async.__version__, str)

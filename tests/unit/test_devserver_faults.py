@@ -220,6 +220,26 @@ async def test_a_status_is_a_problem_of_the_edge_and_takes_no_events(status, cod
     assert [(r["status"], r["fault"]) for r in edge.requests] == [(status, f"status {status}")]
 
 
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (Fault(status=503), "refused"),
+        (Fault(text="bad gateway"), "refused"),
+        (Fault(errors=True), "recorded"),
+        (Fault(latency=1), "recorded"),
+        (Fault(content_type="text/html"), "recorded"),
+    ],
+)
+async def test_the_summary_of_an_exchange_says_what_the_fault_did_to_its_events(fault, outcome):
+    """Refused where the edge has not taken the request, recorded where only the answer went wrong."""
+    edge = DevelopmentEdge(faults=[fault])
+    await post(edge, body={"events": [{"xdm": {"_id": "a"}}, {"xdm": {"_id": "b"}}]})
+    ((exchange,), _) = edge.recorder.exchanges()
+    entry = exchange.entry()
+    assert entry["fault"] == fault.label
+    assert [(event["id"], event["outcome"]) for event in entry["events"]] == [("a", outcome), ("b", outcome)]
+
+
 async def test_retry_after_comes_in_both_of_its_forms():
     """Seconds, or a date in GMT that many seconds ahead."""
     faults = [Fault(status=503, retry_after=0, times=1), Fault(status=429, retry_after_date=90)]
@@ -275,6 +295,8 @@ async def test_a_wrong_content_type_changes_nothing_else():
     [
         ("CRMID u-1", one_event(identityMap={"CRMID": [{"id": "u-1"}]})),
         ("u-1", {"xdm": {"identityMap": {"CRMID": [{"id": "u-1"}]}}, "events": [{}]}),
+        ("u-1", {"identityMap": {"CRMID": [{"id": "u-1"}]}, "events": [{}]}),
+        ("u-1", {"event": {"xdm": {"identityMap": {"CRMID": [{"id": "u-1"}]}}}}),
         (f"FPID {FPID}", one_event(identityMap={"FPID": [{"id": FPID}]})),
         (f"ECID {ecid_from_fpid(FPID)}", one_event(identityMap={"FPID": [{"id": FPID}]})),
     ],
@@ -348,6 +370,7 @@ async def test_waiting_ends_when_the_client_leaves(fault, body):
     expected = ["http.response.start", "http.response.body"] if fault.slow and body else []
     assert [message["type"] for message in sent] == expected
     assert all(message.get("more_body", True) for message in sent)
+    assert next(messages, None) is None
 
 
 @pytest.mark.parametrize("fault", [Fault(latency=1), Fault(slow=1)])
@@ -379,6 +402,19 @@ async def test_faults_are_shown_and_changed_from_the_desk():
         assert list(edge.faults) == [Fault(cut=True)]
         assert (await desk.delete("/_dev/faults")).status_code == 204
         assert (await desk.get("/_dev/faults")).json() == {"seed": 3, "faults": []}
+
+
+async def test_who_follows_hears_of_every_change():
+    """Made at the desk or in code."""
+    edge = DevelopmentEdge()
+    app = create_app(edge)
+    messages = app.state.feed.messages()
+    assert "event: hello" in await anext(messages)
+    assert "event: faults" in await anext(messages)
+    for change in (lambda: edge.faults.replace([Fault(cut=True)]), edge.faults.clear):
+        change()
+        assert "event: faults" in await asyncio.wait_for(anext(messages), 60)
+    await messages.aclose()
 
 
 async def test_faults_that_cannot_be_used_change_nothing():

@@ -12,7 +12,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy, ConsentDeclined, EdgeError
-from alloy_async.testing import SentEvent
+from alloy_async.testing import RecordingEdge, SentEvent
 from alloy_async.testing._sent import as_table, rows
 from alloy_async.testing._serving import observe
 
@@ -169,6 +169,26 @@ async def test_what_is_about_to_be_sent_is_something(alloy, observed):
     assert text.startswith("expected that nothing is sent; something is about to be\n")
     assert "1 event is on the way: released, without an answer so far." in text
     await sent
+
+
+async def test_what_is_released_is_no_longer_parked(observed):
+    """It is on the way until there is an answer."""
+    way = RecordingEdge()
+    way.hold()
+    async with Alloy() as alloy:
+        await alloy.configure(**observed.settings | {"transport": way})
+        sent = alloy.event(type="a")
+        await settle()
+        assert observed.parked == 1
+        await alloy.opt_in(purposes="all")
+        await settle()
+        assert observed.parked == 0
+        assert failure(observed.assert_nothing_sent).startswith(
+            "expected that nothing is sent; something is about to be\n"
+        )
+        way.release()
+        await sent
+        observed.assert_nothing_sent()
 
 
 async def test_what_waits_is_unknown_where_nobody_tells(observed):

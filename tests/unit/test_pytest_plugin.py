@@ -218,8 +218,16 @@ def test_what_is_under_way_when_a_test_ends_holds_up_nothing(run):
     """The instance is closed without waiting for an edge that does not take what it is sent."""
     result = run("""
         import pytest
+        from alloy_async import Alloy
 
-        @pytest.mark.alloy(consent="all", datastreams={"a"})
+        @pytest.fixture(autouse=True)
+        def grace(monkeypatch):
+            graces, aclose = [], Alloy.aclose
+            monkeypatch.setattr(Alloy, "aclose", lambda self, grace=5.0: graces.append(grace) or aclose(self, grace))
+            yield
+            assert graces == [0.0]
+
+        @pytest.mark.alloy(consent="all", faults=[{"status": 503, "retryAfter": 60}])
         async def test(alloy_edge, alloy):
             alloy.event(type="view")
             alloy.event(type="view")
@@ -259,7 +267,7 @@ def test_faults_of_the_marker(run):
 def test_a_live_edge_is_in_the_environment(run):
     """An application that configures itself finds it, in this process and in others; afterwards it is gone."""
     result = run("""
-        import os, subprocess, sys
+        import os, subprocess, sys, urllib.request
         import pytest
         from alloy_async.blocking import BlockingAlloy
 
@@ -284,11 +292,17 @@ def test_a_live_edge_is_in_the_environment(run):
             alloy_edge.wait_for_blocking("from elsewhere")
             assert [event.type for event in alloy_edge.events] == ["from here", "from elsewhere"]
 
+        @pytest.mark.alloy(live=True)
+        def test_reading_back_is_not_sending(alloy_edge):
+            with urllib.request.urlopen(f"{alloy_edge.url}/_dev/events") as answer:
+                assert answer.status == 200
+            alloy_edge.assert_nothing_sent()
+
         def test_afterwards(alloy_edge):
             assert not any(name.startswith("ALLOY_") for name in os.environ)
             alloy_edge.assert_nothing_sent()
         """)
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3)
 
 
 @pytest.mark.integration

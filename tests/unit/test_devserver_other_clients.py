@@ -78,7 +78,7 @@ async def test_without_an_origin_nothing_is_said_about_origins(browser):
 
 async def test_a_preflight_is_allowed_and_meets_no_fault(browser, edge):
     """The method, the headers that were asked for, and a time for which it holds."""
-    edge.faults.replace([Fault(status=503)])
+    edge.faults.replace([Fault(reset="before"), Fault(status=503)])
     asked = {
         **PAGE,
         "access-control-request-method": "POST",
@@ -144,8 +144,10 @@ DENYING_TC_STRING = "CO052l-O052l-DGAMBFRACBgAAAAAAAAAAYgAAAAAAAA"
 
 async def test_a_media_session_begins_with_an_id(browser, edge):
     """By its own path or by interact; no session's id is another's."""
-    event = one_event(eventType="media.sessionStart", mediaCollection={"playhead": 0})
-    answers = [await browser.post(url, json=event) for url in (MEDIA.format("sessionStart"), INTERACT)]
+    answers = [
+        await browser.post(MEDIA.format("sessionStart"), json=one_event()),
+        await browser.post(INTERACT, json=one_event(eventType="media.sessionStart")),
+    ]
     sessions = []
     for answer in answers:
         assert answer.status_code == 200
@@ -226,6 +228,10 @@ async def test_what_went_wrong_is_a_record_of_its_own(browser, edge):
     assert not any("errors" in record for record in found[:-1])
     (only,) = records(await browser.post(COLLECT, json={**one_event(), **streaming()}))
     assert only["errors"]
+    edge.faults.clear()
+    primary = {"identityMap": {"CRMID": [{"id": "u", "primary": True}]}}
+    (only,) = records(await browser.post(COLLECT_2, json={**one_event(**primary), **streaming()}))
+    assert only.keys() == {"requestId", "handle"}
 
 
 async def test_refusals_and_empty_answers_are_no_records(browser):
