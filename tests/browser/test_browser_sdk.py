@@ -340,6 +340,17 @@ async def test_decisions_are_told_and_carried_out(visit, servers):
     await visit.recorded_eventually("decisioning.propositionDisplay")
 
 
+async def test_the_checks_find_nothing_wrong_with_its_events(visit):
+    """What the SDK adds to an event by itself is known."""
+    await visit.begin(defaultConsent="in")
+    await visit.send("web.webpagedetails.pageViews")
+    await visit.alloy("sendEvent", type="commerce.purchases", xdm={"commerce": {"purchases": {"value": 1}}})
+    exchanges, _ = visit.edge.recorder.exchanges()
+    events = [event for exchange in exchanges for event in exchange.entry()["events"]]
+    assert [event["outcome"] for event in events] == ["recorded", "recorded"]
+    assert [one for event in events for one in event["findings"] if one["level"] == "error"] == []
+
+
 async def test_overrides_of_the_datastream_are_taken(visit):
     """The event is the other datastream's; what is meant for applications behind the edge passes by."""
     await visit.begin(defaultConsent="in")
