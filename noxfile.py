@@ -30,7 +30,7 @@ os.environ["PATH"] = os.pathsep.join([*map(str, FOLDERS), os.environ["PATH"]])
 PYTHONS = [v for v in nox.project.python_versions(PYPROJECT) if shutil.which(f"python{v}")]
 PYTHONS = PYTHONS or [f"{sys.version_info.major}.{sys.version_info.minor}"]
 # The oldest without extras shows that none is needed by accident; doing that on each would double the time.
-EXTRAS = "cli,fast,aiohttp,fastapi,redis,tls"
+EXTRAS = "cli,fast,aiohttp,fastapi,redis,tls,xdm"
 MATRIX = [(version, "") for version in PYTHONS[:1]] + [(version, EXTRAS) for version in PYTHONS]
 
 
@@ -109,7 +109,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run each code block of the README and the documentation, and docs/examples."""
-    session.install("-e", ".[cli,fastapi,redis,tls]", *group("tests"), *group("docs"))
+    session.install("-e", ".[cli,fastapi,redis,tls,xdm]", *group("tests"), *group("docs"), *group("examples"))
     install_redis(session)
     session.run("pytest", "docs", "README.md", *session.posargs)
 

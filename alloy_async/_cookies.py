@@ -11,9 +11,9 @@ import contextlib
 import math
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from ._consent._rules import Choice, Purposes
@@ -22,6 +22,7 @@ from .edge.state import StateUpdate
 __all__ = [
     "CHOICE_MAX_AGE",
     "IDENTITY_MAX_AGE",
+    "NO_COOKIES",
     "BrowserChoice",
     "BrowserCookies",
     "CookieAttributes",
@@ -38,6 +39,8 @@ __all__ = [
     "write_consent",
     "write_told_choice",
 ]
+
+T = TypeVar("T")
 
 CHOICE_MAX_AGE = 15_552_000
 """Seconds: 180 days. Source: Edge Network, ``kndctr_…_consent``."""
@@ -80,6 +83,7 @@ class CookieNames:
         cluster: the region that answers this visitor.
         choice: ours: the last choice that the server told this browser, and when: ``none.1767225600000``.
         fpid: ours: the first-party id, a UUIDv4.
+        pattern: finds names and values of these in a ``Cookie`` header, most of which are somebody else's.
     """
 
     prefix: str
@@ -88,6 +92,7 @@ class CookieNames:
     cluster: str
     choice: str
     fpid: str
+    pattern: re.Pattern[bytes]
 
     @classmethod
     def of(cls, ims_org_id: str) -> CookieNames:
@@ -97,14 +102,18 @@ class CookieNames:
         name must not hold.
         """
         organisation = quote(ims_org_id.replace("@", "_", 1), safe="!#$&'*+-.^_`|~")
-        prefix = f"kndctr_{organisation}_"
+        prefix, own = f"kndctr_{organisation}_", f"alloy_{organisation}_"
         return cls(
             prefix=prefix,
             consent=f"{prefix}consent",
             identity=f"{prefix}identity",
             cluster=f"{prefix}cluster",
-            choice=f"alloy_{organisation}_choice",
-            fpid=f"alloy_{organisation}_fpid",
+            choice=f"{own}choice",
+            fpid=f"{own}fpid",
+            pattern=re.compile(
+                rb"(?:^|;)[ \t]*(%b[^=;]*|%b(?:choice|fpid)[ \t]*)=([^;]*)"
+                % (re.escape(prefix.encode()), re.escape(own.encode()))
+            ),
         )
 
     def is_preference(self, name: str) -> bool:
@@ -136,8 +145,7 @@ class BrowserChoice(NamedTuple):
     seen: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class BrowserCookies:
+class BrowserCookies(NamedTuple):
     """What a request's cookies say.
 
     Attributes:
@@ -161,6 +169,9 @@ class BrowserCookies:
         return sorted(name for name in self.names if name != names.choice and not names.is_preference(name))
 
 
+NO_COOKIES = BrowserCookies()
+
+
 def read_cookies(headers: Sequence[bytes], names: CookieNames) -> BrowserCookies:
     """Read an organisation's cookies out of the ``Cookie`` headers of a request; never raises.
 
@@ -172,16 +183,16 @@ def read_cookies(headers: Sequence[bytes], names: CookieNames) -> BrowserCookies
         names: of the organisation.
     """
     found: dict[str, list[str | None]] = {}
-    if not headers:  # as with each first request
-        return BrowserCookies()
-    for name, raw in _pairs(headers):
-        if name.startswith(names.prefix) or name in {names.choice, names.fpid}:
-            found.setdefault(name, []).append(_decode(raw))
+    for header in headers:
+        for name, raw in names.pattern.findall(header):
+            found.setdefault(name.decode("latin-1").rstrip(" \t"), []).append(_decode(raw))
+    if not found:  # as with each first request
+        return NO_COOKIES
     return BrowserCookies(
-        consent=_strictest(map(_consent_or_none, found.get(names.consent, ()))),
-        told=_newest(map(_told_or_none, found.get(names.choice, ()))),
-        fpid=_first(map(_fpid_or_none, found.get(names.fpid, ()))),
-        ecid=_first(map(_ecid_or_none, found.get(names.identity, ()))),
+        consent=_strictest(_all(found, names.consent, parse_consent)),
+        told=_newest(_all(found, names.choice, _parse_told)),
+        fpid=_first(_all(found, names.fpid, _parse_fpid)),
+        ecid=_first(_all(found, names.identity, parse_ecid)),
         entries=tuple(_entries(found, names)),
         names=frozenset(found),
     )
@@ -194,7 +205,7 @@ def parse_consent(value: str) -> Choice | None:
     """
     pairs = [part.strip().partition("=") for part in value.split(";")]
     words = [word for name, _, word in pairs if name == "general"]
-    return _strictest(_GENERAL.get(word) for word in words)
+    return _strictest([_GENERAL.get(word) for word in words])
 
 
 def parse_ecid(value: str) -> str | None:
@@ -309,8 +320,7 @@ def delete_cookie(name: str, attributes: CookieAttributes) -> bytes:
     return set_cookie(name, "", attributes, max_age=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a visitor during a request, as far as the browser is concerned.
 
     Attributes:
@@ -331,7 +341,7 @@ class Outcome:
     signalled: bool = False
     forgotten: bool = False
     fpid: str | None = None
-    updates: Sequence[StateUpdate] = ()
+    updates: tuple[StateUpdate, ...] = ()
 
 
 class CookieWriter:
@@ -404,22 +414,15 @@ class CookieWriter:
         return ((name, delete_cookie(name, self._attributes)) for name in names if _TOKEN.fullmatch(name))
 
 
-def _pairs(headers: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    for header in headers:
-        for part in header.decode("latin-1").split(";"):
-            name, found, value = part.partition("=")
-            if found:
-                yield name.strip(" \t"), value.strip(" \t")
-
-
-def _decode(raw: str) -> str | None:
+def _decode(raw: bytes) -> str | None:
     """Undo quotes and escapes, once; None for what cannot be a value."""
-    if len(raw) > MAX_VALUE:
+    text = raw.decode("latin-1").strip(" \t")
+    if len(text) > MAX_VALUE:
         return None
-    if len(raw) > 1 and raw[0] == raw[-1] == '"':
-        raw = raw[1:-1]
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
     try:
-        value = unquote(raw, errors="strict")
+        value = unquote(text, errors="strict")
     except UnicodeDecodeError:
         return None
     return value if value.isprintable() else None
@@ -433,12 +436,18 @@ def _encode(value: str) -> str:
     return quote(value, safe=_OCTETS)
 
 
-def _strictest(choices: Iterable[Choice | None]) -> Choice | None:
+def _all(
+    found: Mapping[str, list[str | None]], name: str, parse: Callable[[str], T | None]
+) -> list[T | None]:
+    """Read every cookie of this name."""
+    return [None if value is None else parse(value) for value in found.get(name, ())]
+
+
+def _strictest(choices: Collection[Choice | None]) -> Choice | None:
     """Of several, a refusal counts; a yes only where all say so."""
-    found = set(choices)
-    if "none" in found:
+    if "none" in choices:
         return "none"
-    return "all" if found == {"all"} else None
+    return "all" if choices and None not in choices else None
 
 
 def _newest(told: Iterable[ToldChoice | None]) -> ToldChoice | None:
@@ -446,27 +455,22 @@ def _newest(told: Iterable[ToldChoice | None]) -> ToldChoice | None:
     return max(found, key=lambda one: (one.at, one.purposes == "none"), default=None)
 
 
-def _first(values: Iterable[str | None]) -> str | None:
-    return next((value for value in values if value is not None), None)
+def _first(values: Iterable[T | None]) -> T | None:
+    for value in values:
+        if value is not None:
+            return value
+    return None
 
 
-def _consent_or_none(value: str | None) -> Choice | None:
-    return None if value is None else parse_consent(value)
-
-
-def _ecid_or_none(value: str | None) -> str | None:
-    return None if value is None else parse_ecid(value)
-
-
-def _told_or_none(value: str | None) -> ToldChoice | None:
-    match = _TOLD.fullmatch(value or "")
+def _parse_told(value: str) -> ToldChoice | None:
+    match = _TOLD.fullmatch(value)
     if match is None:
         return None
     return ToldChoice("all" if match[1] == "all" else "none", int(match[2]))
 
 
-def _fpid_or_none(value: str | None) -> str | None:
-    fpid = (value or "").lower()
+def _parse_fpid(value: str) -> str | None:
+    fpid = value.lower()
     return fpid if _UUID_V4.fullmatch(fpid) else None
 
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from functools import cache, partial
 from hashlib import blake2b, sha1
+from pathlib import Path
+from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .edge._loop_bound import LoopBound
@@ -334,6 +336,10 @@ _ADDRESS = re.compile(
 """What redis-py reads in full. It passes over the rest: of a password with a slash the half would become the host."""
 
 
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+"""Options of a URL that name a file; where it is missing redis-py says only, and at the first use, that one is."""
+
+
 def _check(url: str, make_pool: Callable[[], ConnectionPool]) -> str:
     """Return where a URL leads to: host and port, or the path of a socket.
 
@@ -345,7 +351,10 @@ def _check(url: str, make_pool: Callable[[], ConnectionPool]) -> str:
         pool = make_pool()
         connect: Callable[[], object] = pool.make_connection
         connect()  # opens nothing, but refuses options that it does not know
-        if _ADDRESS.fullmatch(url):
+        missing = [name for name in _FILES if not Path(pool.connection_kwargs.get(name) or "/").exists()]
+        if missing:
+            problem = f"the Redis URL names a file that is not there: {missing[0]}={pool.connection_kwargs[missing[0]]}"
+        elif _ADDRESS.fullmatch(url):
             return _place(pool.connection_kwargs)
     except ImportError:
         problem = "Redis needs the extra redis: pip install 'alloy-async[redis]'"
@@ -417,6 +426,9 @@ def describe(error: Exception) -> str:
     """Say what is wrong and what to do about it, without a word of redis-py's: its errors may quote keys and values."""
     if isinstance(error, LinkClosed):
         return "it is closed."
+    refused = next((one for one in _chain(error) if isinstance(one, SSLCertVerificationError)), None)
+    if refused is not None:
+        return f"its certificate is refused ({refused.verify_message}). A CA of your own belongs in the URL: ?ssl_ca_certs=/path"
     known = next(filter(None, map(_advice, _chain(error))), None)
     if known is not None:
         return known

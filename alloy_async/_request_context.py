@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, TypeAlias
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ._event import EventContext
 
@@ -47,16 +47,15 @@ class RequestHeaders:
         headers: names in lower case and values, as ASGI has them.
     """
 
+    __slots__ = ("_all", "_first")
+
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._all = tuple(headers)
-
-    @cached_property
-    def _first(self) -> dict[bytes, bytes]:
-        return dict(reversed(self._all))
+        self._first = dict(reversed(self._all))
 
     def all(self, name: bytes) -> list[bytes]:
         """Return the values of every header of this name."""
-        return [value for key, value in self._all if key == name]
+        return [value for key, value in self._all if key == name] if name in self._first else []
 
     def get(self, name: bytes) -> str:
         """Return a header's value; empty where there is none, or where it holds what a person cannot read."""
@@ -74,7 +73,7 @@ class RequestHeaders:
 
         Source: Global Privacy Control, section 3.1: ``Sec-GPC: 1``; Tracking Preference Expression (DNT): ``DNT: 1``.
         """
-        return any(value.strip() == b"1" for name, value in self._all if name in _SIGNALS)
+        return b"1" in [value.strip() for name in _SIGNALS for value in self.all(name)]
 
     @property
     def is_page(self) -> bool:
@@ -110,13 +109,10 @@ def request_context(
     Source: XDM, field groups environment and web; Adobe's Server SDK takes ``Referer`` as the page of a call.
     """
     headers = RequestHeaders(scope["headers"]) if headers is None else headers
-    browser = _browser(headers.of_the_browser())
-    environment: dict[str, Any] = {"type": "browser"}
-    if browser:
-        environment["browserDetails"] = browser
+    environment = _environment(headers.of_the_browser())
     address = client_address(scope, proxies) if tell_address else None
     if address is not None:
-        environment[f"ipV{address.version}"] = str(address)
+        environment = environment | {f"ipV{address.version}": str(address)}
     web = _web(headers, _request_url(scope, headers, proxies) if headers.is_page else None)
     return EventContext(environment=environment, web=web) if web else EventContext(environment=environment)
 
@@ -154,29 +150,37 @@ def parse_networks(proxies: Iterable[str]) -> tuple[Network, ...]:
 def _web(headers: RequestHeaders, url: str | None) -> dict[str, Any]:
     """Return the page: the one that is asked for, or for a call, where ``url`` is None, the one that makes it."""
     referer = _page_url(headers.get(b"referer"))
-    page, origin = (referer, "") if url is None else (_page_url(url), referer)
+    page, origin = (referer, "") if url is None else (url, referer)
     web = {"webPageDetails": {"URL": page}} if page else {}
     return {**web, "webReferrer": {"URL": origin}} if origin else web
 
 
 def _request_url(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
-    host, scheme = headers.get(b"host"), _SCHEMES.get(scope.get("scheme", "http"), "")
-    forwarded = headers.get(b"x-forwarded-proto").rpartition(",")[2].strip(" \t")
-    if forwarded in {"http", "https"} and _is_from(scope, proxies):
-        scheme = forwarded
-    if not _HOST.fullmatch(host):
-        return ""
+    """Return the address that is asked for, as ``_page_url`` does; what is put together here need not be taken apart."""
+    site = _site(_scheme(scope, headers, proxies), headers.get(b"host"))
     path = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
     query = scope.get("query_string", b"").decode("latin-1")
-    url = f"{scheme}://{host}{quote(path.partition(b'?')[0], safe=_PATH)}"
-    return f"{url}?{query}" if query else url
+    if not site or path[:1] not in {b"", b"/"} or not query.isprintable():
+        return ""
+    return _bounded(site + quote(path.partition(b"?")[0], safe=_PATH), query.partition("#")[0])
+
+
+def _scheme(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
+    if proxies and _is_from(scope, proxies):
+        forwarded = headers.get(b"x-forwarded-proto").rpartition(",")[2].strip(" \t")
+        if forwarded in {"http", "https"}:
+            return forwarded
+    return _SCHEMES.get(scope.get("scheme", "http"), "")
+
+
+@lru_cache(maxsize=256)
+def _site(scheme: str, host: str) -> str:
+    """Return the beginning of an application's addresses; empty when it is none. An application has few."""
+    return _page_url(f"{scheme}://{host}") if _HOST.fullmatch(host) else ""
 
 
 def _page_url(url: str) -> str:
-    """Return an address as it may be told: without a password and a fragment; empty when it is none.
-
-    One that is too long loses its query, and is left out when it is still too long: half of it would be another page.
-    """
+    """Return an address as it may be told: without a password and a fragment; empty when it is none."""
     if not url:
         return ""
     try:
@@ -185,9 +189,14 @@ def _page_url(url: str) -> str:
         return ""
     if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(parts.netloc) or not url.isprintable():
         return ""
-    whole = SplitResult(parts.scheme, parts.netloc, parts.path, parts.query, "").geturl()
+    return _bounded(f"{parts.scheme}://{parts.netloc}{parts.path}", parts.query)
+
+
+def _bounded(address: str, query: str) -> str:
+    """Join the two. What is too long loses its query, and is left out when it still is: half of it is another page."""
+    whole = f"{address}?{query}" if query else address
     if len(whole) > MAX_URL:
-        whole = whole.partition("?")[0]
+        whole = address
     return whole if len(whole) <= MAX_URL else ""
 
 
@@ -197,7 +206,7 @@ def _readable(value: bytes) -> str:
 
 
 @lru_cache(maxsize=1_024)
-def _browser(headers: tuple[bytes, ...]) -> dict[str, Any]:
+def _environment(headers: tuple[bytes, ...]) -> dict[str, Any]:
     """Describe a browser by its headers, in the order of ``_BROWSER_HEADERS``; many visitors have the same one."""
     agent, languages, wow64, *hints = map(_readable, headers)
     language = languages.partition(",")[0].partition(";")[0].strip(" \t")
@@ -210,7 +219,9 @@ def _browser(headers: tuple[bytes, ...]) -> dict[str, Any]:
     if wow64 in _WOW64:
         told["wow64"] = _WOW64[wow64]
     known = {field: text for field, text in details.items() if text}
-    return {**known, "userAgentClientHints": told} if told else known
+    if told:
+        known["userAgentClientHints"] = told
+    return {"type": "browser", "browserDetails": known} if known else {"type": "browser"}
 
 
 def _text_hint(value: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
@@ -14,8 +15,8 @@ from ._clock import RandomIds
 from ._consent._rules import Choice, Purposes, parse_choice
 from ._cookies import (
     CHOICE_MAX_AGE,
+    NO_COOKIES,
     BrowserChoice,
-    BrowserCookies,
     CookieAttributes,
     CookieNames,
     CookieWriter,
@@ -109,10 +110,10 @@ class RequestVisitor:
 
     def __init__(self, site: Site, scope: Scope) -> None:
         self._site = site
-        self._scope = scope
+        self._scope: Scope | None = scope
         self._visitor: Visitor | None = None
         self._problem: AlloyError | None = None
-        self._cookies = BrowserCookies()
+        self._cookies = NO_COOKIES
         self._fpid: str | None = None
         self._signalled = False
         self._refused = False
@@ -224,7 +225,8 @@ class RequestVisitor:
 
     async def begin_response(self) -> list[bytes]:
         """Return the ``Set-Cookie`` headers for the response, which begins now."""
-        await self._choice_written()
+        if self._choosing is not None:
+            await self._written(self._choosing)
         self._begun = True
         visitor, writer = self._visitor, self._site.writer
         if visitor is None or writer is None:
@@ -234,9 +236,12 @@ class RequestVisitor:
     async def end(self) -> None:
         """Take note that the request has ended: what is still parked of a visitor without key ends."""
         self._begun = True
+        if self._scope is not None:  # what may still be asked for, but not in a circle
+            self._scope = {name: value for name, value in self._scope.items() if name != SCOPE_KEY}
         if self._visitor is not None:
             try:
-                await self._choice_written()
+                if self._choosing is not None:
+                    await self._written(self._choosing)
             finally:
                 self._visitor.close()
 
@@ -259,10 +264,11 @@ class RequestVisitor:
     def _is_choosing_all(self) -> bool:
         return self._choosing is not None and not self._choosing.done() and self._wish == "all"
 
-    async def _choice_written(self) -> None:
-        """Wait for the newest choice, so that the browser is told what is kept."""
-        if self._choosing is not None and not self._choosing.done():
-            await asyncio.wait([self._choosing], timeout=CHOICE_WAIT)
+    @staticmethod
+    async def _written(choice: asyncio.Future[Purposes]) -> None:
+        """Wait until a choice is written, so that the browser is told what is kept."""
+        if not choice.done():
+            await asyncio.wait([choice], timeout=CHOICE_WAIT)
 
     def _outcome(self, visitor: Visitor) -> Outcome:
         purposes = visitor.purposes
@@ -279,32 +285,30 @@ class RequestVisitor:
 
     def _open(self) -> Visitor | None:
         """Return the visitor, made now if need be; None where there is none."""
-        if self._visitor is None and self._problem is None:
+        if self._scope is not None:
             try:
-                self._visitor = self._meet()
-            except ConsentDeclined as error:
-                self._problem = error
+                self._visitor = self._meet(self._scope)
             except AlloyError as error:
-                self._problem = error
-                self._site.say(error)
+                self._problem = error.with_traceback(None)  # whose frames hold the request
+                if not isinstance(error, ConsentDeclined):
+                    self._site.say(error)
+            self._scope = None
         return self._visitor
 
-    def _meet(self) -> Visitor:
+    def _meet(self, scope: Scope) -> Visitor:
         """Make the visitor from what the request says.
 
         Raises:
             AlloyError: there can be none.
         """
-        site, headers = self._site, RequestHeaders(self._scope["headers"])
+        site, headers = self._site, RequestHeaders(scope["headers"])
         self._cookies = read_cookies(headers.all(b"cookie"), site.names())
-        key, said = site.key(self._scope), self._said(headers)
+        key, said = site.key(scope), self._said(headers)
         visitor = site.alloy.visitor(
             key,
             purposes=said.purposes if key is not None or self._refused else None,
             seen_at=said.seen or None,
-            context=request_context(
-                self._scope, headers, proxies=site.proxies, tell_address=site.tells_address
-            ),
+            context=request_context(scope, headers, proxies=site.proxies, tell_address=site.tells_address),
             **self._identity(site.domain(headers)),
         )
         if key is None and said.purposes == "all" and visitor.purposes == "pending":
@@ -314,7 +318,7 @@ class RequestVisitor:
 
     def _identity(self, domain: str) -> _BrowserIdentity:
         """Return who the browser says it is, with a new id where it does not say; what a refusal erased is not believed."""
-        site, known = self._site, BrowserCookies() if self._refused else self._cookies
+        site, known = self._site, NO_COOKIES if self._refused else self._cookies
         fpid = known.fpid if site.fpid_cookie else None
         if site.fpid_cookie and fpid is None and known.ecid is None:
             fpid = self._fpid = _new_fpid()
@@ -448,6 +452,7 @@ def _settings(alloy: Alloy) -> dict[str, Any]:
     return settings
 
 
+@lru_cache(maxsize=256)
 def _host_name(host: str) -> str:
     try:
         return urlsplit(f"//{host}").hostname or ""

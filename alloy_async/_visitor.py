@@ -238,7 +238,7 @@ class VisitorState:
         self._doubt: bool | None = False
         self._stale = False
         self._retry: Cancellable | None = None
-        self._given: StoredIdentity | None = None
+        self._given: tuple[str | None, str | None] = (None, None)
         # Made when something departs that cannot depart at once: an empty one takes as much as all the rest.
         self._departing: deque[EventCommand | _CustomerIds] | None = None
         self._leaving: EventCommand | _CustomerIds | None = None
@@ -266,7 +266,7 @@ class VisitorState:
     def meet(self, fpid: str | None, ecid: str | None) -> None:
         """Take note of who the visitor's browser says they are; believed once there is consent, where nothing is known."""
         if fpid is not None or ecid is not None:
-            self._given = StoredIdentity(fpid or self._household.ids(), ecid, {})
+            self._given = (fpid, ecid)
 
     def meet_hint(self, hint: str | None) -> None:
         """Take note of the region that the visitor's browser names."""
@@ -463,7 +463,7 @@ class VisitorState:
 
     def _forget_identity(self) -> None:
         self.identity.erase()
-        self._given = None
+        self._given = (None, None)
 
     def _recall(self) -> None:
         in_slices(self.open_commands(), EventCommand.end_if_refused)
@@ -786,9 +786,9 @@ class VisitorState:
             stored = None
         if self.gate.verdict(epoch) is not Verdict.PASS or self.identity.fpid is not None:
             return  # consent has gone, or somebody else was faster
-        self.identity.adopt(stored or self._given or StoredIdentity(self._household.ids(), None, {}))
-        if self._given is not None:
-            self.identity.learn_ecid(self._given.ecid)  # the browser's own is news to what was kept
+        fpid, ecid = self._given
+        self.identity.adopt(stored or StoredIdentity(fpid or self._household.ids(), ecid, {}))
+        self.identity.learn_ecid(ecid)  # the browser's own is news to what was kept
         if stored is None:
             await self._save_identity()
 

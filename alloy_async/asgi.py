@@ -5,7 +5,7 @@ Works with everything that speaks ASGI: Starlette, FastAPI, Litestar, Quart, Dja
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
@@ -144,12 +144,17 @@ async def lifespan(alloy: Alloy, /, **options: Unpack[ConfigureOptions]) -> Asyn
         yield
 
 
-async def _send_with_cookies(visitor: RequestVisitor, send: Send, message: Message) -> None:
+def _send_with_cookies(visitor: RequestVisitor, send: Send, message: Message) -> Awaitable[None]:
     if message["type"] == "http.response.start":
-        cookies = await visitor.begin_response()
-        if cookies:
-            headers = _private(message.get("headers", ()))
-            message = {**message, "headers": [*headers, *((b"set-cookie", line) for line in cookies)]}
+        return _begin_with_cookies(visitor, send, message)
+    return send(message)
+
+
+async def _begin_with_cookies(visitor: RequestVisitor, send: Send, message: Message) -> None:
+    cookies = await visitor.begin_response()
+    if cookies:
+        headers = _private(message.get("headers", ()))
+        message = {**message, "headers": [*headers, *((b"set-cookie", line) for line in cookies)]}
     await send(message)
 
 

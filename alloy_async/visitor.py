@@ -167,7 +167,7 @@ class Visitor(PersonalCommands):
     def _meet(self, engine: Engine) -> VisitorState:
         """Return what belongs to the visitor, who has said what is said now."""
         person = engine.passing_visitor() if self._key is None else engine.visitors.get(self._key)
-        if self._client_state is not None:
+        if self._client_state is not None and self._client_state.entries:
             person.meet_hint(_hint(self._client_state))
         if self._said is not None and engine.settings.opt_in_enabled:
             self._tell(engine, person, *self._said)

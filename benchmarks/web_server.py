@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
-import uvicorn
-from fastapi import FastAPI
-from purchase import PURCHASE
-from stage import IDS
+sys.modules["orjson"] = None  # type: ignore[assignment]  # as in run.py
 
-from alloy_async import Alloy
-from alloy_async.asgi import AlloyMiddleware, lifespan
-from alloy_async.fastapi import AlloyVisitor
+import uvicorn  # noqa: E402 - the line above comes first
+from fastapi import FastAPI  # noqa: E402
+from purchase import PURCHASE  # noqa: E402
+from stage import IDS  # noqa: E402
+
+from alloy_async import Alloy  # noqa: E402
+from alloy_async.asgi import AlloyMiddleware, lifespan  # noqa: E402
+from alloy_async.fastapi import AlloyVisitor  # noqa: E402
 
 PRODUCTS = {"products": [{"sku": f"SKU-{number}", "price": number} for number in range(20)]}
 
@@ -23,8 +27,13 @@ def plain() -> FastAPI:
     app = FastAPI()
 
     @app.get("/products")
+    @app.get("/unused")
     async def products() -> dict[str, object]:
         return PRODUCTS
+
+    @app.get("/books")
+    async def books() -> dict[str, object]:
+        return {"cpu": time.process_time(), "open": 0}
 
     return app
 
@@ -36,7 +45,13 @@ def gated(collector: str) -> FastAPI:
     @asynccontextmanager
     async def running(_: FastAPI):
         async with lifespan(
-            alloy, **IDS, endpoint=collector, opt_in_enabled=True, store="memory", visitor_max_parked=10_000
+            alloy,
+            **IDS,
+            endpoint=collector,
+            opt_in_enabled=True,
+            store="memory",
+            visitor_max_parked=10_000,
+            max_parked=1_000_000,
         ):
             yield
 
@@ -47,6 +62,15 @@ def gated(collector: str) -> FastAPI:
     async def products(visitor: AlloyVisitor) -> dict[str, object]:
         visitor.event(xdm=PURCHASE)
         return PRODUCTS
+
+    @app.get("/unused")
+    async def unused(visitor: AlloyVisitor) -> dict[str, object]:  # noqa: ARG001 - which is what is measured
+        return PRODUCTS
+
+    @app.get("/books")
+    async def books() -> dict[str, object]:
+        told = asdict(alloy.statistics())
+        return told | {"cpu": time.process_time(), "open": told["queued"] + told["sending"]}
 
     return app
 

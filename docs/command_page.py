@@ -31,11 +31,15 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def _section(name: str, command: Any) -> str:
     usage = " ".join([name, *(_argument(one) for one in command.params if one.param_type_name == "argument")])
-    rows = [_row(one) for one in command.params if one.param_type_name == "option" and one.name != "help"]
+    rows = [_row(one) for one in command.params if _is_shown(one)]
     table = ["| option | | default | environment |", "| --- | --- | --- | --- |", *rows]
     return "\n".join(
         [f"## {name}", "", f"`{usage} [OPTIONS]`", "", _escape(command.help or ""), "", *table, ""]
     )
+
+
+def _is_shown(parameter: Any) -> bool:
+    return parameter.param_type_name == "option" and parameter.name != "help" and not parameter.hidden
 
 
 def _argument(parameter: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import re
 from pathlib import Path
 
@@ -12,10 +10,6 @@ import pytest
 PAGE = (Path(__file__).parent / "howto" / "pytest-plugin.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 INI = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
-
-# Where the package was installed before it had a plugin, pytest does not find it by itself.
-FOUND = {point.value for point in importlib.metadata.entry_points(group="pytest11")}
-PLUGIN = () if "_alloy_async_pytest" in FOUND else ("-p", "_alloy_async_pytest")
 
 pytest_plugins = ["pytester"]
 
@@ -43,12 +37,10 @@ def test_the_page_has_tests():
 @pytest.mark.parametrize(("code", "output"), list(shown()))
 def test_pytest_says_what_the_page_says(pytester, code, output):
     """A test passes, or fails with the lines that stand below it."""
-    if "faults=" in code and importlib.util.find_spec("alloy_async.devserver.faults") is None:
-        pytest.skip("the edge has no fault switches")
     earlier = [block for language, block in BLOCKS if language == "python" and "def test_" not in block]
     imports = re.findall(r"^(?:import|from) .*$", PAGE, re.MULTILINE)
     pytester.makeini(INI)
     pytester.makepyfile("\n".join([*imports, *earlier, code]))
-    result = pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "_alloy_async_pytest", "-p", "no:cacheprovider")
     result.assert_outcomes(**{"failed" if output else "passed": 1})
     assert without_chance(output) in without_chance(result.stdout.str())

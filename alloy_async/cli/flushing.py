@@ -23,8 +23,9 @@ from .interruption import Interruption, leave
 from .outcomes import as_object, outcome_table
 from .sending import CannotRun
 from .terminal import say, warn
+from .which_outbox import is_missing
 
-__all__ = ["Flushing", "is_missing"]
+__all__ = ["Flushing"]
 
 GRACE = 2.0
 """Seconds for what is on the wire, once the time is over or Ctrl-C was pressed."""
@@ -194,17 +195,6 @@ class Flushing:
         ):
             if count:
                 say(f"{count} {whose}.")
-
-
-def is_missing(file: Path) -> bool:
-    """Return whether there is certainly no file."""
-    try:
-        file.lstat()
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
-        pass  # whoever opens it says what is wrong
-    return False
 
 
 def _sentence(counts: dict[str, int]) -> str:

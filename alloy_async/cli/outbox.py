@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
@@ -12,39 +11,20 @@ import typer
 from .. import ConfigurationError
 from ..errors import OutboxError
 from ..outbox import Row, Shelf, SQLiteOutbox
-from ..stores import SQLiteStore
-from .flushing import Flushing, is_missing
+from ..outbox.redis import RedisOutbox
+from .flushing import Flushing
 from .options import AllowInsecure, ConfigId, Endpoint, OrgId
 from .sending import CannotRun
 from .terminal import NoAnswer, NoTerminal, Terminal, moment, say, warn
+from .which_outbox import OutboxPath, Redis, StateDir, WhichOutbox, which_file, which_outbox
 
 __all__ = ["app"]
 
 T = TypeVar("T")
 
-FILE_NAME = "outbox.sqlite3"
-"""What ``outbox="sqlite"`` makes in the state folder."""
-
-WORDS = frozenset({"memory", "redis", "sqlite"})
-"""What ALLOY_OUTBOX may say instead of a path."""
-
 app: typer.Typer = typer.Typer(
     help="Look at the events of a durable outbox, send them now, or erase them.", no_args_is_help=True
 )
-
-OutboxPath = Annotated[
-    str | None,
-    typer.Option(
-        "--outbox", metavar="PATH", envvar="ALLOY_OUTBOX", help="File of the outbox, instead of --state-dir."
-    ),
-]
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="ALLOY_STATE_DIR",
-        help=f"Folder in which {FILE_NAME} and the choice are kept; default: the user's state folder.",
-    ),
-]
 
 
 class _Listing(NamedTuple):
@@ -54,9 +34,11 @@ class _Listing(NamedTuple):
 
 @app.command("ls")
 def list_events(
+    context: typer.Context,
     *,
     outbox: OutboxPath = None,
     state_dir: StateDir = None,
+    redis: Redis = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Events that are listed at most, the oldest first.")
     ] = 100,
@@ -65,37 +47,41 @@ def list_events(
     """List the events that wait in an outbox, oldest first, without their content.
 
     "held" is an event that a running worker has, and will send; "free" is one that belongs to nobody now: the next
-    worker that starts takes it over, and so does `alloy-async outbox flush`.
-    """
-    file = _file(outbox, state_dir)
+    worker that starts takes it over, and so does `alloy-async outbox flush`, or with Redis `alloy-async relay`.
 
-    async def look(outbox: SQLiteOutbox) -> _Listing:
+    --redis looks into Redis. So does ALLOY_REDIS_URL, unless --outbox or --state-dir, or their variables, name a file.
+    """
+    which = which_outbox(context, outbox, state_dir, redis)
+
+    async def look(outbox: SQLiteOutbox | RedisOutbox) -> _Listing:
         return _Listing(await outbox.shelf(), await outbox.rows(limit))
 
-    listing = _run(file, look)
+    listing = _run(which, look)
     if as_json:
-        typer.echo(json.dumps({"path": str(file.absolute())} | _as_object(listing)))
-    elif is_missing(file):
-        _say_nothing_there(file)
+        typer.echo(json.dumps(which.as_object(listing.shelf) | _as_object(listing)))
+    elif which.is_missing():
+        _say_nothing_there(which)
     else:
-        _print(file, listing)
+        _print(which, listing)
 
 
 @app.command()
 def show(
+    context: typer.Context,
     key: Annotated[int, typer.Argument(help="The event's key, as ls shows it.")],
     *,
     outbox: OutboxPath = None,
     state_dir: StateDir = None,
+    redis: Redis = None,
 ) -> None:
     """Print one event as JSON, as it goes over the wire. It is a person's data: mind who looks over your shoulder."""
-    file = _file(outbox, state_dir)
-    row = _run(file, lambda outbox: outbox.row(key))
-    if is_missing(file):
-        _say_nothing_there(file)
+    which = which_outbox(context, outbox, state_dir, redis)
+    row = _run(which, lambda outbox: outbox.row(key))
+    if which.is_missing():
+        _say_nothing_there(which)
         return
     if row is None or row.body is None:
-        warn(f"There is no event {key} in {file}; it may have been sent meanwhile.")
+        _warn_missing(which, key)
         raise typer.Exit(1)
     typer.echo(_printable_json(row.body.decode("utf-8", "replace")))
 
@@ -108,6 +94,7 @@ def flush(
     endpoint: Endpoint = None,
     outbox: OutboxPath = None,
     state_dir: StateDir = None,
+    redis: Annotated[str | None, typer.Option("--redis", hidden=True)] = None,
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds after which what is not sent is left there.")
     ] = 60.0,
@@ -116,7 +103,7 @@ def flush(
     ] = False,
     allow_insecure: AllowInsecure = False,
 ) -> None:
-    """Send now what belongs to no running worker.
+    """Send now what belongs to no running worker. From Redis `alloy-async relay` sends instead.
 
     The visitor's choice is the one that is kept in the state folder; where none is kept, or "none", nothing is sent.
     What a running worker holds is left to it. What cannot be sent in --wait seconds stays in the outbox.
@@ -128,13 +115,18 @@ def flush(
     The exit status is 0 when everything was delivered that belonged to nobody, 1 when not, 2 when the command cannot be
     carried out as it is written, 130 after Ctrl-C.
     """
+    if redis is not None or outbox == "redis":
+        warn(
+            "flush sends from a file. What waits in Redis is sent by `alloy-async relay`, until Ctrl-C stops it; "
+            "`alloy-async outbox ls` shows how much there is."
+        )
+        raise typer.Exit(2)
     options: dict[str, Any] = {"config_id": config_id, "ims_org_id": org_id}
     options |= {"endpoint": endpoint} if endpoint is not None else {}
     options |= {"state_dir": state_dir} if state_dir is not None else {}
     options |= {"allow_insecure": True} if allow_insecure else {}
-    file = _file(outbox, state_dir)
     try:
-        status = asyncio.run(Flushing(file, options, as_json=as_json).run(wait))
+        status = asyncio.run(Flushing(which_file(outbox, state_dir).path, options, as_json=as_json).run(wait))
     except (CannotRun, ConfigurationError, OutboxError) as error:
         warn(str(error))
         status = 1 if isinstance(error, OutboxError) else getattr(error, "status", 2)
@@ -143,6 +135,7 @@ def flush(
 
 @app.command()
 def purge(
+    context: typer.Context,
     keys: Annotated[
         list[int] | None, typer.Argument(metavar="[KEY]...", help="Keys of events, as ls shows them.")
     ] = None,
@@ -151,6 +144,7 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     outbox: OutboxPath = None,
     state_dir: StateDir = None,
+    redis: Redis = None,
 ) -> None:
     """Erase events, without sending them, whoever holds them.
 
@@ -159,44 +153,49 @@ def purge(
     if everything == bool(keys):
         warn("Say which events, by their keys, or --all. Nothing was erased.")
         raise typer.Exit(2)
-    file = _file(outbox, state_dir)
+    which = which_outbox(context, outbox, state_dir, redis)
     wanted = None if everything else sorted(set(keys or ()))
-    found = _run(file, lambda outbox: _find(outbox, wanted))
-    if is_missing(file):
-        _say_nothing_there(file)
+    found = _run(which, lambda outbox: _find(outbox, wanted))
+    if which.is_missing():
+        _say_nothing_there(which)
         return
-    missing = [] if wanted is None else sorted(set(wanted) - {row.key for row in found})
-    for key in missing:
-        warn(f"There is no event {key} in {file}; it may have been sent meanwhile.")
-    if found and not (yes or _is_meant(file, found)):
+    for key in found.missing:
+        _warn_missing(which, key)
+    if found.events and not (yes or _is_meant(which, found)):
         warn("Nothing was erased.")
         raise typer.Exit(1)
-    if found or not missing:
-        _purge(file, wanted)
-    raise typer.Exit(1 if missing else 0)
+    if found.events or not found.missing:
+        _purge(which, wanted, found.held)
+    raise typer.Exit(1 if found.missing else 0)
 
 
-def _purge(file: Path, keys: Sequence[int] | None) -> None:
-    purged = _run(file, lambda outbox: outbox.purge(keys))
-    say(f"Erased: {_events(purged)}.")
-    if _run(file, lambda outbox: outbox.shelf()).erasing:
-        say(
-            "The file still holds remains of erased events, because another process reads it; "
-            "the next worker that starts overwrites them."
-        )
+class _Found(NamedTuple):
+    """What a purge would erase.
+
+    Attributes:
+        events: how many there are.
+        held: how many of them belong to a running worker.
+        missing: keys of which there is none.
+    """
+
+    events: int
+    held: int
+    missing: list[int]
 
 
-async def _find(outbox: SQLiteOutbox, keys: Sequence[int] | None) -> list[Row]:
+async def _find(outbox: SQLiteOutbox | RedisOutbox, keys: Sequence[int] | None) -> _Found:
     if keys is None:
-        return await outbox.rows((await outbox.shelf()).events)
-    rows = [await outbox.row(key) for key in keys]
-    return [row for row in rows if row is not None]
+        shelf = await outbox.shelf()
+        return _Found(shelf.events, shelf.events - shelf.unclaimed, [])
+    rows = {key: await outbox.row(key) for key in keys}
+    there = [row for row in rows.values() if row is not None]
+    missing = [key for key, row in rows.items() if row is None]
+    return _Found(len(there), sum(row.claimed for row in there), missing)
 
 
-def _is_meant(file: Path, found: list[Row]) -> bool:
-    held = sum(row.claimed for row in found)
-    whose = f", {held} of them held by running workers" if held else ""
-    question = f"Erase {_events(len(found))} in {file}{whose}? They will never be sent."
+def _is_meant(which: WhichOutbox, found: _Found) -> bool:
+    whose = f", {found.held} of them held by running workers" if found.held else ""
+    question = f"Erase {_events(found.events)} in {which}{whose}? They will never be sent."
     try:
         return asyncio.run(Terminal().ask(question)) == "all"
     except NoTerminal:
@@ -206,35 +205,43 @@ def _is_meant(file: Path, found: list[Row]) -> bool:
         return False
 
 
-# The file
+def _purge(which: WhichOutbox, keys: Sequence[int] | None, held: int) -> None:
+    purged = _run(which, lambda outbox: outbox.purge(keys))
+    say(f"Erased: {_events(purged)}.")
+    if held:
+        say(f"Running workers held {held} of them; what was on the wire already goes its way.")
+    remains = which.remains(_run(which, lambda outbox: outbox.shelf()))
+    if purged and remains:
+        say(remains)
 
 
-def _file(outbox: str | None, state_dir: Path | None) -> Path:
-    if outbox and outbox not in WORDS:
-        return Path(outbox)
-    return SQLiteStore(state_dir).path.with_name(FILE_NAME)
-
-
-def _run(file: Path, work: Callable[[SQLiteOutbox], Awaitable[T]]) -> T:
-    async def on_the_file() -> T:
-        async with aclosing(SQLiteOutbox(file)) as outbox:
+def _run(which: WhichOutbox, work: Callable[[SQLiteOutbox | RedisOutbox], Awaitable[T]]) -> T:
+    async def on_the_outbox() -> T:
+        async with aclosing(which.make()) as outbox:
             return await work(outbox)
 
     try:
-        return asyncio.run(on_the_file())
+        return asyncio.run(on_the_outbox())
+    except ConfigurationError as error:
+        warn(f"--redis: {error}")
+        raise typer.Exit(2) from None
     except OutboxError as error:
         warn(str(error))
         raise typer.Exit(1) from None
 
 
-def _say_nothing_there(file: Path) -> None:
-    say(f"There is no outbox at {file}.")
+def _say_nothing_there(which: WhichOutbox) -> None:
+    say(f"There is no outbox at {which}.")
+
+
+def _warn_missing(which: WhichOutbox, key: int) -> None:
+    warn(f"There is no event {key} in {which}; it may have been sent meanwhile.")
 
 
 # What is shown
 
 
-def _print(file: Path, listing: _Listing) -> None:
+def _print(which: WhichOutbox, listing: _Listing) -> None:
     shelf, rows = listing
     if rows:
         cells = [("key", "_id", "datastream", "bytes", "released", "way", "worker"), *map(_cells, rows)]
@@ -245,11 +252,13 @@ def _print(file: Path, listing: _Listing) -> None:
         if shelf.events > len(rows):
             say(f"… and {shelf.events - len(rows)} more; --limit shows more of them.")
         say("")
-    say(f"outbox    {file}")
+    say(f"outbox    {which}")
     say(f"events    {shelf.events}, {shelf.size} bytes", style="bold")
     say(f"held      {shelf.events - shelf.unclaimed}, by {_workers(shelf.workers)}")
     say(f"free      {shelf.unclaimed}, of no running worker")
-    say(f"erasing   {'not finished: remains may be readable in the file' if shelf.erasing else 'finished'}")
+    erasing = which.erasing(shelf)
+    if erasing is not None:
+        say(f"erasing   {erasing}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -272,7 +281,6 @@ def _as_object(listing: _Listing) -> dict[str, object]:
         "workers": shelf.workers,
         "held": shelf.events - shelf.unclaimed,
         "free": shelf.unclaimed,
-        "erasing": shelf.erasing,
         "rows": [
             {
                 "key": row.key,

@@ -7,7 +7,7 @@ import typer
 
 from .. import Alloy, AlloyError, ConfigurationError, Statistics
 from .interruption import Interruption
-from .options import AllowInsecure, ConfigId, Endpoint, OrgId
+from .options import REDIS, AllowInsecure, ConfigId, Endpoint, OrgId
 from .outcomes import as_object
 from .terminal import say, warn
 
@@ -16,15 +16,7 @@ __all__ = ["relay"]
 
 def relay(
     *,
-    redis: Annotated[
-        str,
-        typer.Option(
-            envvar="ALLOY_REDIS_URL",
-            metavar="URL",
-            help="Redis or Valkey, with user and password where it asks for them; rather in ALLOY_REDIS_URL, since "
-            "others on the machine can read a command line.",
-        ),
-    ],
+    redis: Annotated[str, REDIS],
     config_id: ConfigId,
     org_id: OrgId,
     endpoint: Endpoint = None,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from .app import create_app
 from .certificate import Certificate, throw_away_certificate
+from .checks import Checks
 from .delivery import ConnectionFault
 from .edge import DEMO_ORG, DevelopmentEdge
 from .exchange import Exchange, ReceivedEvent
@@ -27,10 +28,12 @@ from .personalization import DecisionsError
 from .recorder import Past, Recorder, Sink, Window
 from .server import Serving, run, serving
 from .sqlite import SQLiteFile
+from .xdm import UnusableSchemas, XdmSchemas
 
 __all__ = [
     "DEMO_ORG",
     "Certificate",
+    "Checks",
     "ConnectionFault",
     "DecisionsError",
     "DevelopmentEdge",
@@ -48,7 +51,9 @@ __all__ = [
     "SQLiteFile",
     "Serving",
     "Sink",
+    "UnusableSchemas",
     "Window",
+    "XdmSchemas",
     "create_app",
     "run",
     "serving",

@@ -48,6 +48,13 @@ class Body:
     fields: Mapping[str, Any]
     event_spans: Mapping[str, tuple[tuple[int, int], ...]]
 
+    def events(self) -> list[tuple[object, tuple[int, int]]]:
+        """Return each event, parsed, with the place of its text; those of ``events``, or the one of ``event``."""
+        name = "events" if "events" in self.event_spans else "event"
+        spans = self.event_spans.get(name, ())
+        values = self.fields[name] if name == "events" else [self.fields.get(name)]
+        return list(zip(values, spans, strict=False))
+
 
 def read_media_type(content_type: str | None) -> None:
     """Refuse what is not JSON under one of its accepted names.

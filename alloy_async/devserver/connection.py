@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "find_connection", "offering_connections"]
 
+MAX_CONNECTIONS = 1_000
+"""Open at once; the next one is closed."""
+
+MAX_HEAD = 65_536
+"""Bytes of a request's line and headers, as those that h11 reads."""
+
 _NAME = "alloy.connection"
 _LEAVE_WITH_RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no seconds: closing throws away what is unsent and tells the peer so with RST."""
@@ -48,22 +54,49 @@ def find_connection(scope: Scope) -> Connection | None:
 
 
 def offering_connections(protocol: type[asyncio.Protocol] = AutoHTTPProtocol) -> type[asyncio.Protocol]:
-    """Make a protocol class whose requests offer their connection.
+    """Make a protocol class whose requests offer their connection, and whose number and heads are bounded.
 
     Args:
         protocol: one of uvicorn's for HTTP/1.1; by default the one that uvicorn itself takes.
     """
-    return type(f"Offering{protocol.__name__}", (_Offering, protocol), {})
+    # The parser of h11 bounds heads itself; the other one, which says when a head begins, does not.
+    bases = (_BoundedHead, protocol) if hasattr(protocol, "on_message_begin") else (protocol,)
+    return type(f"Offering{protocol.__name__}", (_Offering, *bases), {})
 
 
 class _Offering(asyncio.Protocol):
     """Put before one of uvicorn's protocols, each of which keeps the application in ``app``, per connection."""
 
     app: ASGIApp
+    connections: set[object]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.app = _with_connection(self.app, Connection(cast("asyncio.Transport", transport)))
+        if len(self.connections) > MAX_CONNECTIONS:
+            cast("asyncio.Transport", transport).abort()
+
+
+class _BoundedHead(asyncio.Protocol):
+    """Put before uvicorn's protocol with httptools: a head without end would fill the memory."""
+
+    transport: asyncio.Transport
+    _head = -1  # bytes of the head so far; below 0 between heads
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()  # type: ignore[misc]  # of uvicorn's protocol
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        super().on_headers_complete()  # type: ignore[misc]  # of uvicorn's protocol
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head >= 0:
+            self._head += len(data)
+        if self._head > MAX_HEAD:
+            self.transport.abort()
 
 
 def _with_connection(app: ASGIApp, connection: Connection) -> ASGIApp:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from .body import Body, read_body, read_media_type
+from .checks import Checks
 from .consent import ConsentMemory, consent_string_denies, decide
 from .cors import allowing, is_preflight, preflight_headers
 from .faults import Fault, Faults
+from .findings import Finding
 from .handles import (
     ClientState,
     Handle,
@@ -30,7 +32,7 @@ from .handles import (
 from .identity import IdentityMap, find_ecid, mint_ecid, read_identity_map, require_primary
 from .messages import EdgeAnswer, EdgeRequest
 from .observation import Notes, observe
-from .paths import Endpoint, Paths
+from .paths import Action, Endpoint, Paths
 from .personalization import Asked, Decisions, read_asked
 from .problems import Problem, consent_warning
 from .recorder import Recorder, Sink
@@ -51,6 +53,7 @@ MAX_BODY = 65_536
 """Bytes of one request. Source: Adobe Experience Platform Edge Network API, guardrails: 64 KB."""
 
 _MAX_VISITORS = 100_000
+_TAKES_EVENTS: frozenset[Action] = frozenset({"interact", "collect", "media"})
 _JSON = "application/json;charset=utf-8"
 _REGION = "OR2;9"
 
@@ -101,6 +104,8 @@ class DevelopmentEdge:
         sink: file in which exchanges are kept as well, over restarts: `SQLiteFile` or `JSONLinesFile`.
         hosts: host names besides loopback under which ``/_dev`` may be read.
         faults: what shall go wrong; the attribute of this name is changed while it runs.
+        checks: what is said about events; by default their structure alone is looked at.
+        strict: whether a request is refused when its events have findings of level ``error``.
         decisions: JSON file with what is answered to clients that ask for decisions; read again when it changes.
         clock: returns the time of arrival, timezone-aware.
 
@@ -124,6 +129,8 @@ class DevelopmentEdge:
         sink: Sink | None = None,
         hosts: Collection[str] = (),
         faults: Faults | Iterable[Fault] = (),
+        checks: Checks | None = None,
+        strict: bool = False,
         decisions: str | PathLike[str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -137,6 +144,8 @@ class DevelopmentEdge:
         self._entries = StateEntries(org_id)
         self._consent = ConsentMemory(_MAX_VISITORS)
         self._clock = clock
+        self._checks = checks or Checks(clock=clock)
+        self._strict = strict
         self._decisions = Decisions(decisions)
         # Last: it opens a file, and nothing after it may fail.
         self.recorder: Recorder = Recorder(max_events, sink)
@@ -173,6 +182,7 @@ class DevelopmentEdge:
         reading = self._read(request)
         fault = self._fault(request, reading)
         notes = self._notes(request, moment, fault)
+        notes.findings = self._findings(request, reading)
         try:
             refuse(fault)
             answer, taken = self._admit(request, reading, notes), True
@@ -222,6 +232,15 @@ class DevelopmentEdge:
             action=None if endpoint is None else endpoint.action,
         )
 
+    def _findings(self, request: EdgeRequest, reading: Body | Problem) -> dict[int, list[Finding]]:
+        endpoint = self._paths.find(request.path)
+        if isinstance(reading, Problem) or endpoint is None or endpoint.action not in _TAKES_EVENTS:
+            return {}
+        return {
+            index: self._checks.events(event, reading.text[start:end], endpoint.version)
+            for index, (event, (start, end)) in enumerate(reading.events())
+        }
+
     # Doors: from a request to a call.
 
     def _read(self, request: EdgeRequest) -> Body | Problem:
@@ -256,6 +275,8 @@ class DevelopmentEdge:
         if isinstance(reading, Problem):
             raise reading
         read_record_format(reading.fields.get("meta"))  # for its refusals; it is used once there is an answer
+        if self._strict:
+            _refuse_findings(notes.findings)
         state = read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
         notes.ecid, notes.consent = state.ecid, state.consent
         return self._act(_Call(endpoint, request, reading, state, notes))
@@ -415,6 +436,22 @@ def _events(call: _Call) -> Sequence[object]:
     if name == "events" and not isinstance(value, list):
         raise Problem("0102-400", "'events' must be an array.")
     return value if isinstance(value, list) and name == "events" else [value]
+
+
+def _refuse_findings(findings: Mapping[int, Sequence[Finding]]) -> None:
+    """Refuse a request as the edge refuses what its validation finds.
+
+    Raises:
+        Problem: 0104-422, with a line for each finding of level ``error``.
+    """
+    errors = [
+        (index, found) for index, listed in findings.items() for found in listed if found.level == "error"
+    ]
+    if errors:
+        lines = [f"event #{index}, {found.path}: {found.message}" for index, found in errors]
+        raise Problem(
+            "0104-422", "Invalid request (report attached).", event_index=errors[0][0], errors=lines
+        )
 
 
 def _taken(call: _Call, arrivals: Sequence[_Arrival]) -> Iterator[tuple[int, object]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from .advice import advice_for
 from .body import read_text
 from .findings import Finding
 from .messages import EdgeAnswer
@@ -130,15 +131,20 @@ class Exchange:
 
     @property
     def problem(self) -> dict[str, Any] | None:
-        """Why it was refused as a whole: ``{"code", "title", "detail", "eventIndex"}``; None when it was not."""
+        """Why it was refused as a whole, and what to do; None when it was not.
+
+        Shape: ``{"code", "title", "detail", "advice", "eventIndex"}``.
+        """
         if "problem+json" not in self.answer.headers.get("content-type", ""):
             return None
         details = json.loads(self.answer.body)
         _, _, code = details["type"].rpartition("EXEG-")
+        code = str(self.answer.status) if details["type"] == "about:blank" else code
         return {
-            "code": str(self.answer.status) if details["type"] == "about:blank" else code,
+            "code": code,
             "title": details["title"],
             "detail": details.get("detail", ""),
+            "advice": advice_for(code),
             "eventIndex": details.get("report", {}).get("eventIndex"),
         }
 

@@ -13,7 +13,7 @@ from .identity import find_ecid, read_identity_map
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .consent import Choice
     from .messages import EdgeAnswer, EdgeRequest
@@ -52,7 +52,7 @@ class Notes:
     consent: Choice | None = None
     ecids: dict[int, str | None] = field(default_factory=dict)
     withheld: set[int] = field(default_factory=set)
-    findings: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
+    findings: Mapping[int, Sequence[Finding]] = field(default_factory=dict)
 
 
 def observe(
@@ -90,12 +90,8 @@ def observe(
 
 
 def _events(body: Body, notes: Notes, *, taken: bool) -> tuple[ReceivedEvent, ...]:
-    name = "events" if "events" in body.event_spans else "event"
-    spans = body.event_spans.get(name, ())
-    values = body.fields[name] if name == "events" else [body.fields.get(name)]
     return tuple(
-        _event(index, span, value, notes, taken=taken)
-        for index, (span, value) in enumerate(zip(spans, values, strict=False))
+        _event(index, span, value, notes, taken=taken) for index, (value, span) in enumerate(body.events())
     )
 
 
@@ -111,7 +107,7 @@ def _event(index: int, span: tuple[int, int], value: object, notes: Notes, *, ta
         visitor=_named("ECID", notes.ecids.get(index) or notes.ecid) or _brought(fields.get("identityMap")),
         outcome=_outcome(index, notes, taken=taken),
         timestamp=_text(fields.get("timestamp")),
-        findings=notes.findings.get(index, ()),
+        findings=tuple(notes.findings.get(index, ())),
     )
 
 

@@ -1,8 +1,8 @@
 """Where released events are kept until the edge has taken them: memory alone, SQLite, or an outbox of your own."""
 
-from .base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
+from .base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Row, Shelf, Stored, VisitorKey
 from .memory import MemoryOutbox, MemoryShelf
-from .sqlite import Row, SQLiteOutbox
+from .sqlite import SQLiteOutbox
 
 __all__ = [
     "LEASE",

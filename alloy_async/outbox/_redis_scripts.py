@@ -49,13 +49,17 @@ __all__ = [
     "CHANNEL",
     "CLAIM",
     "ERASE",
+    "EVENTS",
     "EXPIRE",
+    "KEYS",
     "LEAVE",
     "LOOK",
     "OLDEST",
     "OWNERS",
+    "PURGE",
     "RELEASE",
     "RENEW",
+    "ROWS",
     "SHELF",
     "UNHEARD",
     "WRITE",
@@ -65,8 +69,8 @@ __all__ = [
 CHANNEL = "epoch"
 """What is published there means: look, there is another epoch. What it says counts for nothing, it may be of others."""
 
-BODIES = 1
-"""Which of the keys holds the events themselves."""
+EVENTS, BODIES = 0, 1
+"""Which of the keys holds the entries, and which the events themselves."""
 
 _PARTS = ("events", "bodies", "index", "state", "workers", "known", "looks", "refusals", "tickets")
 
@@ -578,3 +582,48 @@ end
 local living = redis.call('ZCOUNT', WORKERS, '(' .. string.format('%.17g', NOW), '+inf')
 return {redis.call('XLEN', EVENTS), number_in_state('size'), living, unclaimed}
 """)
+
+ROWS = _script("""
+local from, to, count, whole = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1'
+if redis.call('EXISTS', EVENTS) == 0 then return {'', {}} end
+local rows, page = {}, redis.call('XPENDING', EVENTS, GROUP, from, to, count)
+for _, one in ipairs(page) do
+  local key, owner = string.match(one[1], '^%d+'), one[2]
+  local member, event = find(owner, tonumber(key)), redis.call('HGET', BODIES, key)
+  if member and event then
+    local held = lease_of(owner) > NOW and 1 or 0
+    rows[#rows + 1] = {key, held, size_of(member), whole and event or string.match(event, '^[^\\n]*')}
+  end
+end
+return {#page == count and '(' .. page[#page][1] or '', rows}
+""")
+"""Takes where to begin and to end, how many at most, and whether with their bodies. Returns where to go on, and of each
+event, oldest first, the key, whether it belongs to a living worker, the bytes of its body, and the event."""
+
+KEYS = _script("""
+local keys = {}
+for _, entry in ipairs(redis.call('XRANGE', EVENTS, ARGV[4], '+', 'COUNT', ARGV[5])) do
+  keys[#keys + 1] = string.match(entry[1], '^%d+')
+end
+return keys
+""")
+"""Takes where to begin, and how many at most. Returns the keys of events, oldest first."""
+
+PURGE = _script("""
+local channel = ARGV[4]
+if redis.call('EXISTS', EVENTS) == 0 then return {0, 0} end
+even_when_full()
+local members = {}
+for n = 5, #ARGV do
+  local id = ARGV[n] .. '-0'
+  local entry = redis.call('XPENDING', EVENTS, GROUP, id, id, 1)[1]
+  if entry then members[#members + 1] = find(entry[2], tonumber(ARGV[n])) end
+end
+local removed, epoch = remove(members), epoch_now()
+if removed > 0 then
+  epoch = redis.call('HINCRBY', STATE, 'epoch', 1)
+  redis.pcall('PUBLISH', channel, epoch)
+end
+return {epoch, removed}
+""")
+"""Takes keys of events, each once. Returns the epoch, a new one where there were any, and how many there were."""

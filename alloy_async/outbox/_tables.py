@@ -21,10 +21,9 @@ from typing import NamedTuple
 from .._database import Transaction, Unsafe, upgrade
 from .._process import identify, is_dead
 from ._admission import Admission, Room, admit, cut
-from .base import LEASE, Changes, Claimed, OutboxEvent, Shelf, Stored, VisitorKey
+from .base import LEASE, Changes, Claimed, OutboxEvent, Row, Shelf, Stored, VisitorKey
 
 __all__ = [
-    "Row",
     "Swept",
     "Worker",
     "abandoned",
@@ -126,30 +125,6 @@ class Worker:
                 self.met = dict(islice(self.met.items(), _MET // 2, None))
             digest = self.met[visitor] = _digest(visitor)
         return digest
-
-
-class Row(NamedTuple):
-    """An event as a person sees it.
-
-    Attributes:
-        key: its place.
-        event_id: its ``_id``.
-        visitor: whose it is.
-        size: bytes of its body.
-        accepted_at: seconds since 1970 at which it was released.
-        needs_answer: whether it goes to interact.
-        claimed: whether it belongs to a living worker.
-        body: the event as JSON; None in a list.
-    """
-
-    key: int
-    event_id: str
-    visitor: VisitorKey
-    size: int
-    accepted_at: float
-    needs_answer: bool
-    claimed: bool
-    body: bytes | None = None
 
 
 def _digest(visitor: VisitorKey) -> bytes:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from ..stores.base import VisitorKey
 
-__all__ = ["LEASE", "Changes", "Claimed", "Outbox", "OutboxEvent", "Shelf", "Stored", "VisitorKey"]
+__all__ = ["LEASE", "Changes", "Claimed", "Outbox", "OutboxEvent", "Row", "Shelf", "Stored", "VisitorKey"]
 
 LEASE = 15.0
 """Seconds a worker's lease holds; it is renewed three times in that time."""
@@ -101,6 +101,30 @@ class Shelf:
     workers: int = 0
     unclaimed: int = 0
     erasing: bool = False
+
+
+class Row(NamedTuple):
+    """An event as a person sees it.
+
+    Attributes:
+        key: its place.
+        event_id: its ``_id``.
+        visitor: whose it is.
+        size: bytes of its body.
+        accepted_at: seconds since 1970 at which it was released.
+        needs_answer: whether it goes to interact.
+        claimed: whether it belongs to a living worker.
+        body: the event as JSON; None in a list.
+    """
+
+    key: int
+    event_id: str
+    visitor: VisitorKey
+    size: int
+    accepted_at: float
+    needs_answer: bool
+    claimed: bool
+    body: bytes | None = None
 
 
 class Outbox(Protocol):

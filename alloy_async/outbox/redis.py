@@ -29,8 +29,9 @@ from . import _redis_scripts as scripts
 from ._admission import Room
 from ._redis_left import Left
 from ._redis_place import Place
+from ._redis_rows import Rows
 from ._redis_worker import FRESH, Worker
-from .base import LEASE, Changes, Claimed, OutboxEvent, Shelf, Stored, VisitorKey
+from .base import LEASE, Changes, Claimed, OutboxEvent, Row, Shelf, Stored, VisitorKey
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -54,6 +55,9 @@ class RedisOutbox:
 
     What it keeps survives as much as Redis does: with ``appendonly yes`` the end of Redis, to the last second or, with
     ``appendfsync always``, to the last event. It has to keep its keys: ``maxmemory-policy noeviction``.
+
+    Attributes:
+        place: where it lies, for people: without user and password.
 
     Args:
         url: ``redis://``, ``rediss://`` (with TLS) or ``unix://``, with user, password and options as redis-py takes
@@ -81,7 +85,9 @@ class RedisOutbox:
         if _NAME.fullmatch(name) is None:
             raise ConfigurationError("name: letters, digits, -, _ and . only, at most 64.", option="name")
         self._place = Place(lambda: RedisLink(url, timeout=timeout), name, clock)
+        self.place: str = self._place.name
         self._left = Left(self._place)
+        self._rows = Rows(self._place)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._bounds = Room(max_events, max_bytes)
         self._worker: Worker | None = None
@@ -187,7 +193,7 @@ class RedisOutbox:
         Nothing of them stays in the data of Redis. Its append-only file keeps what was once written until it is
         rewritten.
         """
-        worker = self._worker if self._worker is not None and self._worker.is_home() else None
+        worker = self._at_home()
         digest = visitor_digest(visitor)
 
         async def erase(redis: Redis) -> int:
@@ -215,7 +221,49 @@ class RedisOutbox:
         events, size, workers, unclaimed = await self._place.ask("read", scripts.SHELF)
         return Shelf(events, size, workers, unclaimed)
 
+    async def rows(self, limit: int) -> list[Row]:
+        """Return the oldest events, without their bodies.
+
+        Args:
+            limit: how many at most.
+
+        Raises:
+            OutboxError: Redis cannot be used.
+        """
+        return await self._rows.oldest(limit)
+
+    async def row(self, key: int) -> Row | None:
+        """Return one event with its body; None where there is none.
+
+        Raises:
+            OutboxError: Redis cannot be used.
+        """
+        return await self._rows.one(key)
+
+    async def purge(self, keys: Collection[int] | None) -> int:
+        """Erase events of whatever worker, and return how many there were.
+
+        Once it has returned, no worker begins to send any of them.
+
+        Args:
+            keys: which; None for all that are there when it begins.
+
+        Raises:
+            OutboxError: Redis cannot be used; some of them may have gone.
+        """
+        worker = self._at_home()
+        epoch, purged = await self._rows.purge(keys)
+        if worker is not None:
+            worker.hear(epoch)
+        if purged:
+            await self._until_heard(epoch, "" if worker is None else worker.id)
+        return purged
+
     # Steps of these
+
+    def _at_home(self) -> Worker | None:
+        """Return the worker that this object is in this process and event loop; None where it is none."""
+        return self._worker if self._worker is not None and self._worker.is_home() else None
 
     async def _enter(self, worker: Worker, action: str) -> None:
         """Enter a worker, unless it is, and let it look for epochs."""

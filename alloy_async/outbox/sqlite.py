@@ -17,10 +17,10 @@ from ._admission import Room
 from ._damage import set_aside
 from ._seat import Seat
 from ._sweeper import Sweeper
-from ._tables import Row, Worker
-from .base import LEASE, Changes, Claimed, OutboxEvent, Shelf, Stored, VisitorKey
+from ._tables import Worker
+from .base import LEASE, Changes, Claimed, OutboxEvent, Row, Shelf, Stored, VisitorKey
 
-__all__ = ["Row", "SQLiteOutbox"]
+__all__ = ["SQLiteOutbox"]
 
 T = TypeVar("T")
 

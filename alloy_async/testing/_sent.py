@@ -90,8 +90,8 @@ def _rows(entry: Mapping[str, Any]) -> list[Row]:
 def _outcome(outcome: str, entry: Mapping[str, Any]) -> str:
     if outcome != "refused":
         return outcome
-    problem = entry["problem"]
-    return f"refused: {entry['fault'] if problem is None else problem['detail']}"
+    reason = f"fault {entry['fault']}" if entry["fault"] else entry["problem"]["detail"]
+    return f"refused: {reason}"
 
 
 def _text(value: object) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import tempfile
@@ -117,11 +116,12 @@ def _settings(
     }
 
 
-def _faults(given: Any) -> Any:
+def _faults(given: object) -> Any:
     """Read faults that are given as in JSON; others are taken as they are."""
     if not isinstance(given, Sequence) or not all(isinstance(fault, Mapping) for fault in given):
         return given
-    read_faults = importlib.import_module("alloy_async.devserver.faults").read_faults
+    from ..devserver.faults import read_faults  # noqa: PLC0415 - comes with the extra
+
     return read_faults({"faults": list(given)})[0]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import random
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
 
 import pytest
+from certificates import make_certificate
 from common import IDS
 
 from alloy_async import Alloy, ConfigurationError, ConsentDeclined, NetworkError
@@ -452,23 +452,7 @@ async def test_socks_needs_the_other_transport(make_aiohttp, proxy):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A certificate for localhost that nobody signed but itself, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    folder = tmp_path_factory.mktemp("certificate")
-    files = folder / "cert.pem", folder / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
-    return files
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_it_speaks_https_when_it_gets_a_certificate():
             origin = {"Origin": server.url}
             assert len(client.get("/_dev/events", headers=origin).json()["events"]) == 1
             named = client.get("/", extensions={"sni_hostname": "edge.shop.test"})
-            assert named.status_code == 404
+            assert named.status_code == 307
         shown = ssl.get_server_certificate(("127.0.0.1", httpx.URL(server.url).port))
         digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(shown)).hexdigest()
         assert certificate.fingerprint.replace(":", "").lower() == digest

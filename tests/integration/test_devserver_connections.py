@@ -1,6 +1,8 @@
 """Faults on a real socket: what a client sees of a connection that is reset, cut or slow."""
 
 import asyncio
+import contextlib
+import select
 import socket
 import ssl
 from datetime import timedelta
@@ -12,7 +14,14 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy
-from alloy_async.devserver import DevelopmentEdge, Fault, create_app, serving, throw_away_certificate
+from alloy_async.devserver import (
+    DevelopmentEdge,
+    Fault,
+    connection as connection_module,
+    create_app,
+    serving,
+    throw_away_certificate,
+)
 from alloy_async.devserver.connection import offering_connections
 
 pytestmark = pytest.mark.integration
@@ -52,7 +61,8 @@ def server(edge, caplog):
         yield running
     # Asked-for trouble is no trouble of the server: no traceback, no complaint about an answer that was not given.
     records = [*caplog.get_records("call"), *caplog.records]
-    assert [record for record in records if record.name.startswith("uvicorn")] == []
+    unclean = [record for record in records if record.name.startswith("uvicorn")]
+    assert [record for record in unclean if record.getMessage() != "Invalid HTTP request received."] == []
 
 
 def connect(server):
@@ -227,3 +237,24 @@ async def test_the_library_delivers_in_spite_of_all_of_them(server, edge, tmp_pa
         result = await asyncio.wait_for(alloy.event(type="commerce.purchases"), PATIENCE)
     assert [item["event"]["xdm"]["_id"] for item in edge.events] == [result.event_id] * 2
     assert [fault["acted"] for fault in edge.faults.as_json()["faults"]] == [1, 1, 1, 1]
+
+
+def test_a_head_without_end_ends_the_connection(server):
+    """It would fill the memory; others are answered meanwhile and afterwards."""
+    with connect(server) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"POST /ee/v1/collect HTTP/1.1\r\n")
+        while True:
+            connection.sendall(b"x-long: " + b"x" * 8_192 + b"\r\n")
+            if select.select([connection], [], [], 0)[0] and not connection.recv(65_536):
+                break
+    assert httpx.get(f"{server.url}/_dev/events", trust_env=False).status_code == 200
+
+
+def test_connections_are_bounded(server, monkeypatch):
+    """One too many is closed; there is room again when another goes."""
+    monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 2)
+    with connect(server) as first, connect(server):
+        with connect(server) as third, contextlib.suppress(ConnectionResetError):
+            assert third.recv(1) == b""
+        first.sendall(b"GET /_dev/events HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+        assert first.recv(12) == b"HTTP/1.1 200"

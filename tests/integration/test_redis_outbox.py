@@ -19,7 +19,15 @@ from redis_server import redis_server
 from alloy_async import Alloy
 from alloy_async._redis import Script
 from alloy_async.errors import ConfigurationError, OutboxError
-from alloy_async.outbox import OutboxEvent, VisitorKey, _redis_scripts as scripts, _redis_worker, redis
+from alloy_async.outbox import (
+    OutboxEvent,
+    Row,
+    Shelf,
+    VisitorKey,
+    _redis_scripts as scripts,
+    _redis_worker,
+    redis,
+)
 from alloy_async.outbox.base import LEASE
 from alloy_async.outbox.redis import RedisOutbox
 from alloy_async.stores import MemoryStore
@@ -411,6 +419,119 @@ async def test_a_worker_that_was_away_too_long_revives_nothing(server, make, clo
     with pytest.raises(OutboxError, match="restart"):
         await away.changes(epoch)
     assert (await other.shelf()).events == 0
+
+
+# What a person does
+
+
+async def test_a_person_sees_events_without_being_a_worker(server, make):
+    """Oldest first, whoever has them, with whose they are and not what they say; one by itself with what it says."""
+    gone, epoch = await opened(make(server))
+    keys = await store(gone, epoch, [event(body=b"{}\n12", event_id="free")])
+    await gone.aclose()
+    running, epoch = await opened(make(server))
+    keys += await store(running, epoch, [event(BERT, SECRET, "held", 2.5)])
+    person = make(server)
+    seen = [
+        Row(keys[0], "free", ANNE, 5, 1.0, False, False),
+        Row(keys[1], "held", BERT, 24, 2.5, False, True),
+    ]
+    assert await person.rows(9) == seen
+    assert await person.rows(1) == seen[:1]
+    assert await person.rows(0) == []
+    assert await person.row(keys[1]) == seen[1]._replace(body=SECRET)
+    assert (await person.row(keys[0])).body == b"{}\n12"
+    assert [await person.row(key) for key in (keys[1] + 1, 0, -1, 2**80)] == [None] * 4
+    assert (await person.shelf()).workers == 1
+
+
+async def test_a_long_list_is_read_in_steps(server, make):
+    """However many there are, each is seen once and in order."""
+    outbox, epoch = await opened(make(server))
+    await store(outbox, epoch, [event() for _ in range(2_100)])
+    assert [row.key for row in await outbox.rows(2_050)] == list(range(1, 2_051))
+    assert len(await outbox.rows(9_999)) == 2_100
+    assert await outbox.purge(None) == 2_100
+
+
+async def test_looking_where_there_is_nothing_leaves_no_trace(server, make):
+    """Nor does purging."""
+    person = make(server)
+    assert (await person.rows(9), await person.row(1)) == ([], None)
+    assert [await person.purge(keys) for keys in (None, [1])] == [0, 0]
+    assert server.keys() == []
+
+
+async def test_a_purge_leaves_true_books(server, make):
+    """What is left is counted rightly: events, bytes, who has them; and keys that are not there count for nothing."""
+    gone, epoch = await opened(make(server))
+    left = await store(gone, epoch, [event(body=b"x" * 10) for _ in range(3)])
+    await gone.aclose()
+    running, epoch = await opened(make(server))
+    held = await store(running, epoch, [event(BERT, b"y" * 100) for _ in range(3)])
+    person = make(server)
+    assert await person.purge([left[0], held[0], held[0], 99, 0, -1, 2**80]) == 2
+    assert await person.shelf() == Shelf(events=4, size=220, workers=1, unclaimed=2)
+    assert (await running.changes(epoch)).gone == {held[0]}
+    assert await claimed_by(running, ANNE, BERT) == left[1:]
+    assert await person.purge(None) == 4
+    assert await person.shelf() == Shelf(workers=1)
+    assert server.command("XPENDING", "alloy:{outbox}:events", "workers")["pending"] == 0
+    assert not set(server.keys()) & {"alloy:{outbox}:bodies", "alloy:{outbox}:index"}
+    again = await store(running, (await running.changes(epoch)).epoch, [event()])
+    assert again == [held[-1] + 1]  # no key is given twice
+    assert (await person.shelf()).events == 1
+
+
+async def test_nobody_begins_to_send_what_was_purged(server, make):
+    """When purging returns all workers know of it; an empty purge disturbs nobody."""
+    running, epoch = await opened(make(server))
+    keys = await store(running, epoch, [event() for _ in range(2)])
+    person = make(server)
+    await person.purge([99])
+    assert running.may_send(epoch)
+    await person.purge(keys[:1])
+    assert not running.may_send(epoch)
+    changes = await running.changes(epoch)
+    assert (changes.gone, changes.refused) == ({keys[0]}, {})
+    assert running.may_send(changes.epoch)
+    assert await running.purge(keys[1:]) == 1  # a worker of its own accord
+    assert not running.may_send(changes.epoch)
+
+
+async def test_what_was_purged_is_in_no_dump(server, make):
+    """Nothing of it stays in the data, although its neighbours do."""
+    outbox, epoch = await opened(make(server))
+    keys = await store(outbox, epoch, [event(BERT), event(ANNE, SECRET, "anne's"), event(BERT)])
+    await outbox.purge(keys[1:2])
+    keys = server.keys()
+    dumps = b"".join(server.command("DUMP", key) for key in keys)
+    assert BERT.visitor.encode() in dumps
+    assert not [text for text in (SECRET, ANNE.visitor.encode(), b"anne's") if text in dumps]
+
+
+async def test_a_purge_while_a_write_is_in_doubt(server, make):
+    """What a worker was never told of may be purged before it is undone, and is not counted twice."""
+    running, epoch = await opened(make(server))
+    await store(running, epoch, [event(body=b"12345")])
+    running._worker._doubt = running._worker._ticket  # as if the answer had not come
+    assert await make(server).purge(None) == 1
+    await running.renew()
+    assert await make(server).shelf() == Shelf(workers=1)
+
+
+async def test_purging_where_redis_is_full(server, make):
+    """It goes all the same: that is how room comes back."""
+    outbox, epoch = await opened(make(server))
+    await store(outbox, epoch, [event()])
+    server.command("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(OutboxError, match="Redis is full"):
+            await store(outbox, epoch, [event()])
+        assert await make(server).purge(None) == 1
+        assert (await outbox.shelf()).events == 0
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
 
 
 # Refusals

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,9 +11,10 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DEMO_ORG, DevelopmentEdge, SQLiteFile, create_app
+from alloy_async.devserver import DEMO_ORG, DevelopmentEdge, JSONLinesFile, SQLiteFile, create_app
 from alloy_async.devserver.handles import StateEntries
 from alloy_async.devserver.identity import ecid_from_fpid, pack_identity_cookie, unpack_identity_cookie
+from alloy_async.samples import sample_events
 
 KEYS = StateEntries(DEMO_ORG)
 FPID = "6f1c0f7e-3f0a-4a1c-9d58-0d6f6c1f2b3a"
@@ -717,3 +719,28 @@ async def test_events_in_a_database_survive_a_restart(tmp_path):
             async with client(edge) as browser:
                 await browser.post(COLLECT, json=one_event(_id="a"))
             assert [item["duplicate"] for item in edge.events] == expected
+
+
+def real_events():
+    """XDM objects as JSON texts."""
+    shared = Path(__file__).parents[3] / "shared" / "data" / "xdm-events.jsonl"
+    if shared.exists():
+        return shared.read_text(encoding="utf-8").splitlines()
+    return [json.dumps(event) for event in sample_events()]
+
+
+@pytest.mark.parametrize("kind", [SQLiteFile, JSONLinesFile])
+async def test_real_events_come_back_value_for_value(tmp_path, kind):
+    """Over HTTP, and out of the file on the next start; numbers are compared as they were written."""
+    events = [f'{{"xdm":{line}}}' for line in real_events()]
+    with DevelopmentEdge(sink=kind(tmp_path / "edge")) as edge:
+        async with client(edge) as sending:
+            for event in events:
+                content, headers = f'{{"events":[{event}]}}', {"content-type": "application/json"}
+                assert (await sending.post(COLLECT, content=content, headers=headers)).status_code == 204
+            listing = (await sending.get("/_dev/events")).text
+    with DevelopmentEdge(sink=kind(tmp_path / "edge")) as again:
+        kept = [exchange.event_text(event) for exchange, event in again.recorder.events()[0]]
+    sent = [json.loads(event, parse_float=str) for event in events]
+    assert [entry["event"] for entry in json.loads(listing, parse_float=str)["events"]] == sent
+    assert [json.loads(event, parse_float=str) for event in kept] == sent

@@ -62,6 +62,7 @@ ROOMS = [
     "outbox._damage",
     "outbox._redis_left",
     "outbox._redis_place",
+    "outbox._redis_rows",
     "outbox._redis_scripts",
     "outbox._redis_worker",
     "outbox._seat",
@@ -118,9 +119,11 @@ REDIS_OUTBOX = (
     "outbox._redis_place",
     "outbox._redis_worker",
     "outbox._redis_left",
+    "outbox._redis_rows",
     "outbox.redis",
 )
-"""Likewise: the connection, what Redis does, where, a worker, what the dead have left, and the outbox itself."""
+"""Likewise: the connection, what Redis does, where, a worker, what the dead have left, what a person
+sees, and the outbox itself."""
 
 NEIGHBOURS = {
     ("edge.protocol", "edge.transport"),  # the protocol of its own row
@@ -140,6 +143,7 @@ HOMES = {
     "certifi": ("edge._aiohttp",),
     "fastapi": ("fastapi",),
     "httpx": ("edge._httpx", "testing._in_process"),
+    "jsonschema_rs": ("devserver.xdm.values",),
     "orjson": ("_json",),
     "pydantic": ("settings",),
     "redis": ("_redis",),

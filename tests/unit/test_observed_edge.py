@@ -274,8 +274,11 @@ REFUSED = event(outcome="refused")
         (entry(event()), ("view", "ECID 41", "recorded")),
         (entry(event(type=None, visitor=None, outcome="duplicate")), ("(no type)", "", "duplicate")),
         (entry(event(outcome="withheld")), ("view", "ECID 41", "withheld")),
-        (entry(REFUSED, problem={"detail": "No."}, fault="status 503"), ("view", "ECID 41", "refused: No.")),
-        (entry(REFUSED, status=0, fault="reset after"), ("view", "ECID 41", "refused: reset after")),
+        (entry(REFUSED, problem={"detail": "No."}), ("view", "ECID 41", "refused: No.")),
+        (
+            entry(REFUSED, problem={"detail": "No."}, fault="status 503"),
+            ("view", "ECID 41", "refused: fault status 503"),
+        ),
         (entry(), ("(collect)", "", "status 204")),
         (entry(action=None, path="/x", visitor="FPID 1", status=404), ("(/x)", "FPID 1", "status 404")),
     ],
