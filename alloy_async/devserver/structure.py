@@ -118,6 +118,8 @@ def _members(event: Mapping[str, Any], version: str) -> Iterator[Finding]:
 
 def _id(xdm: Mapping[str, Any]) -> Iterator[Finding]:
     event_id = xdm.get("_id")
+    if event_id is None and _is_from_browser(xdm):
+        return
     if event_id is None:
         advice = "Give each event a UUID of its own, and keep it when it is sent again."
         yield _warning(
@@ -129,6 +131,15 @@ def _id(xdm: Mapping[str, Any]) -> Iterator[Finding]:
     elif not isinstance(event_id, str) or not event_id:
         message = f"'_id' is {excerpt(event_id)}, and not text."
         yield _error("id-invalid", "xdm._id", message, "Send text, a UUID for example.")
+
+
+def _is_from_browser(xdm: Mapping[str, Any]) -> bool:
+    """Tell whether the browser's SDK made the event: it never gives an id, and nobody can make it.
+
+    Source: adobe/alloy, implementation details.
+    """
+    made_by = xdm.get("implementationDetails")
+    return isinstance(made_by, Mapping) and made_by.get("name") == "https://ns.adobe.com/experience/alloy"
 
 
 def _timestamp(xdm: Mapping[str, Any], now: datetime) -> Iterator[Finding]:

@@ -47,6 +47,13 @@ def test_nothing_is_said_about_an_event_that_has_all_of_it(version):
     assert check({"xdm": xdm(), "data": {"a": 1}, "meta": {}}, version) == []
 
 
+def test_the_browsers_sdk_is_not_told_about_the_id_that_it_never_gives():
+    made_by = {"name": "https://ns.adobe.com/experience/alloy", "environment": "browser"}
+    assert check({"xdm": xdm(_id=None, implementationDetails=made_by)}) == []
+    for other in ({"name": "https://example.com/alloy-async"}, ["name"], "alloy"):
+        assert check({"xdm": xdm(_id=None, implementationDetails=other)})[0].code == "id-missing"
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
