@@ -14,10 +14,8 @@ from redis_server import redis_cluster
 
 from alloy_async import Alloy
 from alloy_async._redis import key_prefix
-from alloy_async.errors import OutboxError
-from alloy_async.outbox import OutboxEvent, VisitorKey
-from alloy_async.outbox.redis import RedisOutbox
-from alloy_async.stores import Preference
+from alloy_async.errors import ConsentStoreError
+from alloy_async.stores import Preference, VisitorKey
 from alloy_async.stores.redis import RedisStore
 from alloy_async.testing import RecordingEdge
 

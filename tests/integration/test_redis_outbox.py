@@ -1005,6 +1005,9 @@ async def test_what_a_user_must_be_allowed(server, make, more):
         epoch = await make(server).erase(ANNE)
         await until(lambda: one.may_send(epoch))
         await one.write([], [3, 4, 5], epoch=epoch)
+        [key] = await store(one, epoch, [event()])
+        assert await one.row(key) is not None
+        assert (len(await one.rows(9)), await one.purge(None)) == (1, 1)
         await one.aclose()
         other, _ = await opened(make(server))
         assert (await other.shelf()).workers == 1
