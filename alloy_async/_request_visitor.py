@@ -232,6 +232,8 @@ class RequestVisitor:
         visitor, writer = self._visitor, self._site.writer
         if visitor is None or writer is None:
             return []
+        if visitor.purposes == "pending" and not self._refused and not self._forgotten:
+            return []  # as with most responses, and what would be written here is nothing
         return writer.lines(self._cookies, self._outcome(visitor))
 
     async def end(self) -> None:
