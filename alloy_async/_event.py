@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ._clock import iso_timestamp
-from ._json import Unfit, encode, normalise, take, write
+from ._json import Unfit, encode, normalise, overlay, take, write
 from ._version import LIBRARY, __version__
 
 __all__ = ["IDENTITY_ROOM", "EventContext", "EventParts", "build_event", "rebuild_event", "with_identity"]
@@ -92,7 +92,7 @@ def build_event(
     Source: adobe/alloy, sendEvent: ``type`` and ``mergeId`` set the two fields, the caller's xdm is merged over what
     is collected automatically. ``_id``: Adobe Experience Platform Mobile SDK, Edge extension.
     """
-    given, given_text = _given_xdm(xdm, one_primary=one_primary)
+    given, given_text = _given_xdm(xdm, one_primary=one_primary, context=context)
     added: dict[str, Any] = {"_id": new_id, "timestamp": iso_timestamp(now)}
     if event_type is not None:
         added["eventType"] = _text(event_type, "type")
@@ -102,9 +102,6 @@ def build_event(
         added["placeContext"] = _place_context(now)
     if context:
         added = {**context, **added}
-        if given_text is not None and not context.keys().isdisjoint(given):
-            # What is merged is written again; a snapshot, where code of the caller's may run before that.
-            given, given_text = given if data is None else normalise(xdm, "xdm"), None
     data, data_text = (None, None) if data is None else take(data, "data")
     query = _personalization_query(decision_scopes) if decision_scopes else None
     # Written only now: what is wrong with the arguments is told in their order, and before what UTF-8 cannot hold.
@@ -155,11 +152,13 @@ def with_identity(body: bytes, identity_map: bytes) -> bytes:
     return b"%b%b%b,%b" % (_OPENING, b'"identityMap":', identity_map, body[len(_OPENING) :])
 
 
-def _given_xdm(xdm: object, *, one_primary: bool) -> tuple[dict[str, Any], bytes | None]:
-    """Take the caller's xdm, and its JSON where that can be used as it is."""
+def _given_xdm(
+    xdm: object, *, one_primary: bool, context: EventContext | None = None
+) -> tuple[dict[str, Any], bytes | None]:
+    """Take the caller's xdm, and its JSON, laid over the context, where that can be used as it is."""
     if xdm is None:
         return {}, b"{}"
-    given, text = take(xdm, "xdm")
+    given, text = take(xdm, "xdm", context)
     if not isinstance(given, dict):
         raise _unfit("must be an object (a mapping, dataclass or pydantic model).", "xdm")
     if "_id" in given:
@@ -177,7 +176,7 @@ def _given_xdm(xdm: object, *, one_primary: bool) -> tuple[dict[str, Any], bytes
 def _write_xdm(added: dict[str, Any], given: dict[str, Any], text: bytes | None) -> list[bytes]:
     """Write the beginning of an event up to the end of its xdm, around the caller's own JSON if there is one."""
     if text is None:
-        return [write({"xdm": _overlay({"implementationDetails": IMPLEMENTATION, **added}, given)})[:-1]]
+        return [write({"xdm": overlay({"implementationDetails": IMPLEMENTATION, **added}, given)})[:-1]]
     if not added.keys().isdisjoint(given):
         added = {key: value for key, value in added.items() if key not in given}
     pieces = [_OPENED]
@@ -190,15 +189,6 @@ def _write_xdm(added: dict[str, Any], given: dict[str, Any], text: bytes | None)
 def _write_field(name: str, value: object) -> tuple[bytes, bytes]:
     """Write a field of the event; with its name, which is the first step of the path in an error."""
     return b",", write({name: value})[1:-1]
-
-
-def _overlay(added: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Merge what was given over what is added, object by object."""
-    merged = added | given
-    for key in added.keys() & given.keys():
-        if isinstance(added[key], dict) and isinstance(given[key], dict):
-            merged[key] = _overlay(added[key], given[key])
-    return merged
 
 
 def _place_context(now: float) -> dict[str, Any]:

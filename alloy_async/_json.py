@@ -35,7 +35,7 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
-__all__ = ["MAX_DEPTH", "Unfit", "decode", "encode", "normalise", "take", "write"]
+__all__ = ["MAX_DEPTH", "Unfit", "decode", "encode", "normalise", "overlay", "take", "write"]
 
 MAX_DEPTH = 256
 """Levels of nesting that are taken. Deep enough for any XDM, shallow enough for every JSON reader in use."""
@@ -73,8 +73,13 @@ class Unfit(Exception):
         return text if len(text) <= MAX_PATH else f"{text[:MAX_PATH]}…"
 
 
-def take(value: object, name: str) -> tuple[Any, bytes | None]:
+def take(value: object, name: str, under: Mapping[str, Any] | None = None) -> tuple[Any, bytes | None]:
     """Take the snapshot of a value, and write it at once where that is cheap.
+
+    Args:
+        value: whatever the caller gave.
+        name: what the caller calls it.
+        under: normalised; what of it has a name that the value has too is written with the value laid over it.
 
     Returns:
         Where the value is plain JSON, the value itself and its JSON. It is still the caller's, and may change as soon
@@ -83,8 +88,17 @@ def take(value: object, name: str) -> tuple[Any, bytes | None]:
     Raises:
         Unfit: something in it cannot be held; its path says where.
     """
-    text = _write_plain(value)
+    text = _write_plain(value, under)
     return (normalise(value, name), None) if text is None else (value, text)
+
+
+def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one object over another, object by object."""
+    merged = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], dict) and isinstance(over[key], dict):
+            merged[key] = overlay(under[key], over[key])
+    return merged
 
 
 def normalise(value: object, name: str) -> Any:
@@ -186,7 +200,7 @@ def _core_encoder() -> Callable[[object], bytes]:
     return to_json
 
 
-def _write_plain(value: object) -> bytes | None:
+def _write_plain(value: object, under: Mapping[str, Any] | None = None) -> bytes | None:
     """Write a value as it is if the normaliser would change nothing about it; None if that is not certain.
 
     The one place that hands a caller's own objects to an encoder. It is safe because every object of the tree has
@@ -198,15 +212,24 @@ def _write_plain(value: object) -> bytes | None:
     - half of a surrogate pair: both encoders refuse it;
     - depth, and what contains itself: both encoders stop below ``MAX_DEPTH``.
 
+    What it is laid over is merged in between: once it is known to be plain, and before it is written.
+
     What is refused here is not refused: it goes the careful way, which takes it or says why not.
     """
     fast = _fast_encoder()
     try:
-        if _is_plain(value, keys_too=fast is None):
-            return (fast or _core_encoder())(value)
+        if _is_plain(value, keys_too=fast is None or under is not None):
+            return (fast or _core_encoder())(_merged(under, value) if under else value)
     except Exception:  # noqa: BLE001, S110 - of whatever kind: the careful way decides
         pass
     return None
+
+
+def _merged(under: Mapping[str, Any], value: Any) -> Any:
+    """Lay a plain value over what has the same names."""
+    if type(value) is not dict or under.keys().isdisjoint(value):
+        return value
+    return overlay({name: under[name] for name in under if name in value}, value)
 
 
 def _is_plain(root: Any, *, keys_too: bool) -> bool:  # noqa: C901, PLR0911, PLR0912 - a call for each object would be the cost

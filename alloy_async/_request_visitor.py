@@ -166,16 +166,17 @@ class RequestVisitor:
         """Record that something happened; see ``Visitor.event``. The page and the browser are added."""
         # Its arguments are named once more: an unknown one raises at the call, also where there is no visitor.
         self._identified = True
-        return self._command(
-            lambda visitor: visitor.event(
-                xdm=xdm,
-                data=data,
-                type=type,
-                merge_id=merge_id,
-                view_start=view_start,
-                decision_scopes=decision_scopes,
-                ack=ack,
-            )
+        visitor = self._open()
+        if visitor is None:
+            return self._nobody()
+        return visitor.event(
+            xdm=xdm,
+            data=data,
+            type=type,
+            merge_id=merge_id,
+            view_start=view_start,
+            decision_scopes=decision_scopes,
+            ack=ack,
         )
 
     def opt_in(self, *, purposes: str | None = None) -> asyncio.Future[Purposes]:
@@ -231,6 +232,8 @@ class RequestVisitor:
         visitor, writer = self._visitor, self._site.writer
         if visitor is None or writer is None:
             return []
+        if visitor.purposes == "pending" and not self._refused and not self._forgotten:
+            return []  # as with most responses, and what would be written here is nothing
         return writer.lines(self._cookies, self._outcome(visitor))
 
     async def end(self) -> None:
@@ -250,8 +253,9 @@ class RequestVisitor:
 
     def _command(self, call: Callable[[Visitor], asyncio.Future[T]]) -> asyncio.Future[T]:
         visitor = self._open()
-        if visitor is not None:
-            return call(visitor)
+        return self._nobody() if visitor is None else call(visitor)
+
+    def _nobody(self) -> asyncio.Future[Any]:
         return self._site.failed(self._problem or NotConfigured("visitor"))
 
     def _too_late(self, action: str) -> asyncio.Future[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import weakref
 
 import pytest
 from browser import (
@@ -745,3 +747,56 @@ async def test_an_error_of_the_application_comes_out(shop, edge):
         with pytest.raises(ZeroDivisionError):
             await browser.get("/broken")
     assert isinstance(futures[0].exception(), ConsentTimeout)
+
+
+class _Mark:
+    """Something that can be watched as it goes."""
+
+
+@pytest.mark.parametrize(
+    ("use", "options"),
+    [
+        (lambda visitor: None, {}),
+        (lambda visitor: visitor.event(), {}),
+        (lambda visitor: visitor.opt_in(purposes="none"), {}),
+        (lambda visitor: visitor.purposes, {"opt_in_enabled": False}),
+    ],
+    ids=["unused", "used", "refusing", "refused where nobody is asked"],
+)
+async def test_nothing_of_a_request_waits_for_the_garbage_collector(edge, use, options):
+    """A circle through the scope would keep all that the application has hung there."""
+    alive = []
+
+    async def app(scope, receive, send):
+        scope["hung here"] = mark = _Mark()
+        alive.append(weakref.ref(mark))
+        use(request_visitor(scope))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    async def send(message):
+        pass
+
+    cookie = (b"cookie", f"{NAMES.consent}=general=out".encode())
+    async with running(app, edge, options=options) as (wrapped, _):
+        gc.disable()
+        try:
+            await wrapped({"type": "http", "path": "/", "headers": [cookie]}, None, send)
+            await settle()
+            assert alive[0]() is None
+        finally:
+            gc.enable()
+
+
+async def test_a_visitor_may_be_met_after_the_request_has_ended(shop, edge):
+    """By a task that outlives it: with the cookies of then."""
+    met = []
+
+    @shop.at("/later")
+    async def later(scope, receive, send):
+        met.append(request_visitor(scope))
+        await respond(send)
+
+    async with running(shop, edge) as (app, _), Browser(app) as browser:
+        browser.page_writes(NAMES.consent, "general=out")
+        await browser.get("/later")
+        assert met[0].purposes == "none"

@@ -141,6 +141,9 @@ def test_what_is_long_is_cut_or_left_out():
         ({"raw_path": b'/a b"<'}, "https://shop.example/a%20b%22%3C?x=1"),
         ({"query_string": b"a\x00b"}, None),
         ({"scheme": "ftp"}, None),
+        ({"raw_path": b"*"}, None),
+        ({"raw_path": b".evil/cart"}, None),
+        ({"query_string": b"x=1#top"}, "https://shop.example/cart?x=1"),
         ({"headers": [(b"sec-fetch-mode", b"navigate")]}, None),
         ({"headers": [(b"sec-fetch-mode", b"navigate"), (b"host", b"a b")]}, None),
         (
