@@ -312,11 +312,6 @@ class Fallback:
 
     # What an earlier start, or a dead worker, has left here
 
-    @property
-    def is_taking_over(self) -> bool:
-        """Whether it is being looked for what was left here."""
-        return self._taking_over is not None
-
     def take_over(self) -> None:
         """Renew the lease, and take over what belongs to no living worker of this machine."""
         rests = self._clock.monotonic() < self._rests_until

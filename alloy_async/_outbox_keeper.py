@@ -180,7 +180,7 @@ class OutboxKeeper:
     @property
     def is_claiming(self) -> bool:
         """Whether it is being looked for what dead workers have left."""
-        return self._claiming is not None or (self._fallback is not None and self._fallback.is_taking_over)
+        return self._claiming is not None
 
     def left(self) -> Collection[VisitorKey] | None:
         """Return the visitors of whom dead workers have left something; None while that is not known."""
@@ -353,6 +353,8 @@ class OutboxKeeper:
         if self._is_down:
             self._is_down = False
             self._start_writing()
+            self._rests_until = 0.0
+            self.claim()  # events may wait for it
 
     async def _store_here(self) -> None:
         """Store on this machine what the outbox does not take now, or must not take yet."""

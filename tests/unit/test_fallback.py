@@ -389,6 +389,30 @@ async def test_closing_while_it_is_down_keeps_what_is_here(world, caplog):
     assert any("2 are kept in the outbox for the next start" in line for line in caplog.messages)
 
 
+async def test_flushing_waits_for_what_is_here(world, edge):
+    """It ends once that has been sent, and does not keep the loop busy meanwhile."""
+    alloy = await world.start()
+    alloy.shared.down = True
+    await alloy.visitor("anne", purposes="all").event(type="1", ack="stored")
+    flushed = alloy.flush()
+    await world.pass_time()
+    assert not flushed.done()
+    renewed = 0
+    renew = alloy.shared.renew
+
+    async def count():
+        nonlocal renewed
+        renewed += 1
+        return await renew()
+
+    alloy.shared.renew = count
+    alloy.shared.down = False
+    world.clock.advance(AGAIN)
+    await settle(200)
+    assert (flushed.done(), edge.event_types) == (True, ["1"])
+    assert renewed < 10
+
+
 # The next start
 
 
@@ -488,7 +512,9 @@ async def test_only_what_may_be_sent_is_taken_over(world, store, edge):
     for name in ("anne", "bert", "carl"):
         ids[name] = (await first.visitor(name).event(type=name, ack="stored")).event_id
     await world.kill(first)
-    kept = store.kept(key_of("anne")) if hasattr(store, "kept") else await store.load_preference(key_of("anne"))
+    kept = (
+        store.kept(key_of("anne")) if hasattr(store, "kept") else await store.load_preference(key_of("anne"))
+    )
     await store.save_preference(key_of("anne"), replace(kept, purposes="none"))
     await store.forget(key_of("bert"))
     await world.start()
@@ -615,7 +641,9 @@ async def test_a_refusal_while_events_move_wins(world, edge, store, where, relay
             refusing.append(asyncio.ensure_future(_refuse(other)))
         else:
             kept = await store.load_preference(key_of("anne"))
-            await store.save_preference(key_of("anne"), replace(kept, purposes="none", chosen_at=kept.chosen_at + 1))
+            await store.save_preference(
+                key_of("anne"), replace(kept, purposes="none", chosen_at=kept.chosen_at + 1)
+            )
             await world.make_shared().erase(key_of("anne"))
         await settle(3)
 
