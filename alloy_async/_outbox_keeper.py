@@ -441,9 +441,8 @@ class OutboxKeeper:
         """Open the outbox, where it was down in the beginning."""
         if not self._is_entered:
             self._epoch = await self._outbox.open()
-            self._is_entered = True
             await self._on_entered({command.visitor.key for command in self.unwritten()})
-            self.claim()
+            self._is_entered = True  # last: what fails is done again
 
     # What others did
 

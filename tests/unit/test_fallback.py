@@ -267,16 +267,20 @@ async def test_many_events_keep_their_order(world, edge, monkeypatch):
     alloy = await world.start()
     anne = alloy.visitor("anne", purposes="all")
     alloy.shared.down = True
-    for number in range(50):
-        anne.event(type=str(number))
+    events = [anne.event(type=str(number)) for number in range(50)]
     await settle()
+
+    async def call():
+        if len(events) < 70:
+            events.append(anne.event(type=str(len(events))))
+
+    alloy.shared.on_write = call
     alloy.shared.down = False
     world.clock.advance(AGAIN)
-    for number in range(50, 60):
-        anne.event(type=str(number))
-        await settle(1)
     await settle(200)
-    assert edge.event_types == [str(number) for number in range(60)]
+    assert len(events) == 70
+    assert edge.event_types == [str(number) for number in range(len(events))]
+    assert alloy.shared.written == [event.result().event_id for event in events]
 
 
 async def test_bounds_hold_here_too(world):
