@@ -132,8 +132,8 @@ class Fallback:
 
     # The line of what is to be written to the shared outbox
 
-    def __bool__(self) -> bool:
-        """Whether anything waits here that may be written."""
+    def has_waiting(self) -> bool:
+        """Return whether anything waits here that may be written."""
         return bool(self._line)
 
     def waiting(self) -> Iterable[EventCommand]:

@@ -224,13 +224,17 @@ class OutboxKeeper:
         """Write groups until nothing has gathered."""
         try:
             await self._store_here()
-            while (self._unwritten or self._fallback or self._ended) and not self._is_down:
+            while self._has_gathered() and not self._is_down:
                 written = await self._write_group()
                 await self._store_here()
                 if not written and (self._waits or not self._unwritten):
                     break
         finally:
             self._writing = None
+
+    def _has_gathered(self) -> bool:
+        waits_here = self._fallback is not None and self._fallback.has_waiting()
+        return bool(self._unwritten or self._ended or waits_here)
 
     async def _write_group(self) -> bool:
         """Write what has gathered; return whether it was written."""

@@ -90,6 +90,12 @@ class Local(MemoryOutbox):
     """That of this machine, which fails as told."""
 
     failing = False
+    claiming = None
+
+    async def claim(self, visitors, *, count, size):
+        if self.claiming is not None:
+            await self.claiming
+        return await super().claim(visitors, count=count, size=size)
 
     async def write(self, events, ended, *, epoch):
         if self.failing and events:
@@ -445,6 +451,31 @@ async def test_the_next_start_takes_over_what_was_left_here(world, edge, end, re
     if not relay:
         assert edge.event_types == ["1", "2", "3"]
     assert (second.statistics().recovered, second.statistics().accepted) == (2, 3)
+
+
+@pytest.mark.parametrize("relay", [False, True])
+async def test_nothing_overtakes_what_is_being_taken_over(world, edge, relay, monkeypatch):
+    """A new event of the same visitor is stored here too, and goes behind; others go on."""
+    first = await world.start(relay=relay)
+    for name in ("anne", "bert"):
+        await first.visitor(name).opt_in(purposes="all")
+    first.shared.down = True
+    ids = [(await first.visitor("anne").event(type=number, ack="stored")).event_id for number in "12"]
+    await world.kill(first)
+    claiming = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(Local, "claiming", claiming)
+    second = await world.start(relay=relay)
+    new = await second.visitor("anne").event(type="3", ack="stored")
+    other = await second.visitor("bert").event(type="bert", ack="stored")
+    await settle(50)
+    assert second.shared.written == [other.event_id]
+    assert world.stored_here() == [*ids, new.event_id]
+    claiming.set_result(None)
+    await settle(100)
+    assert second.shared.written == [other.event_id, *ids, new.event_id]
+    assert world.stored_here() == []
+    if not relay:
+        assert edge.event_types == ["bert", "1", "2", "3"]
 
 
 async def test_a_start_while_the_shared_outbox_is_down(world, edge, caplog):
