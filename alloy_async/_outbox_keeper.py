@@ -243,9 +243,8 @@ class OutboxKeeper:
         ended, self._ended = self._ended, []
         try:
             stored = await self._outbox.write(outbox_events(group, self._clock), ended, epoch=self._epoch)
-            await (
-                self._hear_here()
-            )  # a refusal that came meanwhile must be known before anybody may send these
+            # A refusal that came meanwhile must be known before anybody may send these.
+            await self._hear_here()
         except asyncio.CancelledError:
             # It may still be carried out: what it held must neither be forgotten nor repeated.
             self._adrift, self._group = self._adrift + group, []

@@ -408,17 +408,21 @@ async def test_flushing_waits_for_what_is_here(world, edge):
     await world.pass_time()
     assert not flushed.done()
     renewed = 0
-    renew = alloy.shared.renew
 
-    async def count():
-        nonlocal renewed
-        renewed += 1
-        return await renew()
+    def slow(renew):
+        async def count():
+            nonlocal renewed
+            renewed += 1
+            await settle(3)
+            return await renew()
 
-    alloy.shared.renew = count
+        return count
+
+    for outbox in (alloy.shared, world.local):
+        outbox.renew = slow(outbox.renew)
     alloy.shared.down = False
     world.clock.advance(AGAIN)
-    await settle(200)
+    await settle(500)
     assert (flushed.done(), edge.event_types) == (True, ["1"])
     assert renewed < 10
 
@@ -476,6 +480,60 @@ async def test_nothing_overtakes_what_is_being_taken_over(world, edge, relay, mo
     assert world.stored_here() == []
     if not relay:
         assert edge.event_types == ["bert", "1", "2", "3"]
+
+
+async def left_by_another(world, name, *types):
+    """Store events on this machine as a process that has ended."""
+    outbox = Local(world.here, clock=world.clock)
+    epoch = await outbox.open()
+    bodies = [b'{"xdm":{"_id":"%s","eventType":"%s"}}' % (kind.encode(), kind.encode()) for kind in types]
+    now = world.clock.time()
+    events = [
+        OutboxEvent(key_of(name), kind, body, False, False, now)
+        for kind, body in zip(types, bodies, strict=True)
+    ]
+    await outbox.write(events, [], epoch=epoch)
+    await outbox.aclose()
+
+
+async def test_nothing_is_sent_before_what_was_taken_over(world, edge):
+    """Not even what is in the shared outbox already, as long as something older of its visitor waits here."""
+    alloy = await world.start(ordered=True)
+    anne = alloy.visitor("anne", purposes="all")
+    edge.hold()
+    anne.event(type="0")
+    await settle()
+    await anne.event(type="2", ack="stored")
+    await left_by_another(world, "anne", "1")
+    alloy.shared.full = True
+    await world.pass_time(LEASE / 3)
+    assert world.stored_here() == ["1"]
+    edge.release()
+    await settle(100)
+    assert edge.event_types == ["0"]
+    alloy.shared.full = False
+    await world.pass_time()
+    assert edge.event_types == ["0", "1", "2"]
+
+
+async def test_what_another_process_has_taken_over_is_not_sent_twice(world, edge):
+    """A worker whose lease ran out, since its machine slept, asks what became of its events before it moves any."""
+    one = await world.start()
+    one.shared.down = True
+    event = one.visitor("anne", purposes="all").event(type="1")
+    await settle()
+    one._engine._keeper._call_off_timers()  # it sleeps
+    world.clock.advance(LEASE)
+    other = await world.start()
+    await settle(100)
+    assert (edge.event_types, other.statistics().recovered) == (["1"], 1)
+    one.shared.down = False
+    one._engine._keeper.claim()  # it wakes, and its heart beats first
+    await settle(50)
+    one._engine._keeper.look()
+    await settle(100)
+    assert edge.event_types == ["1"]
+    assert isinstance(event.exception(), OutboxError)
 
 
 async def test_a_start_while_the_shared_outbox_is_down(world, edge, caplog):
@@ -652,6 +710,25 @@ async def test_a_refusal_on_another_machine_is_heard_before_anything_moves(world
     assert edge.event_types == ["first", "first", "bert"]
     await world.pass_time()
     assert world.stored_here() == []
+
+
+async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatch):
+    """And leaves what another process of this machine has, which hears of it itself."""
+    alloy = await world.start()
+    await alloy.visitor("anne").opt_in(purposes="all")
+    living = Local(world.here, clock=world.clock)
+    epoch = await living.open()
+    await living.write(
+        [OutboxEvent(key_of("bert"), "living", b"{}", False, False, world.clock.time())], [], epoch=epoch
+    )
+    monkeypatch.setattr(Local, "claiming", asyncio.get_running_loop().create_future())
+    await left_by_another(world, "anne", "1")
+    elsewhere = world.make_shared()
+    await elsewhere.erase(key_of("anne"))
+    await elsewhere.erase(key_of("bert"))
+    alloy._engine._keeper.look()
+    await settle(50)
+    assert world.stored_here() == ["living"]
 
 
 @pytest.mark.parametrize("relay", [False, True])
