@@ -47,6 +47,7 @@ def options(server, tmp_path):
         "outbox": "redis",
         "redis_url": server.url,
         "when_outbox_fails": "local",
+        "parked_wait": 30.0,  # however slow the machine is
         "state_dir": str(tmp_path),
     }
 
