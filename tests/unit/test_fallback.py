@@ -401,25 +401,24 @@ async def test_closing_while_it_is_down_keeps_what_is_here(world, caplog):
 
 async def test_flushing_waits_for_what_is_here(world, edge):
     """It ends once that has been sent, and does not keep the loop busy meanwhile."""
-    alloy = await world.start()
-    alloy.shared.down = True
+    alloy = await world.start(down=True)
     await alloy.visitor("anne", purposes="all").event(type="1", ack="stored")
     flushed = alloy.flush()
     await world.pass_time()
     assert not flushed.done()
     renewed = 0
 
-    def slow(renew):
+    def slow(renew, turns):
         async def count():
             nonlocal renewed
             renewed += 1
-            await settle(3)
+            await settle(turns)
             return await renew()
 
         return count
 
-    for outbox in (alloy.shared, world.local):
-        outbox.renew = slow(outbox.renew)
+    alloy.shared.renew = slow(alloy.shared.renew, 3)
+    world.local.renew = slow(world.local.renew, 5)
     alloy.shared.down = False
     world.clock.advance(AGAIN)
     await settle(500)
