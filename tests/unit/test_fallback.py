@@ -142,6 +142,7 @@ class World:
 
     async def kill(self, alloy):
         """End a worker without a word; its leases run out, and the locks of a dead process with them."""
+        alloy._engine._farewell.detach()
         keeper = alloy._engine._keeper
         tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("alloy-")]
         for task in tasks:
