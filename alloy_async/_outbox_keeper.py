@@ -413,6 +413,8 @@ class OutboxKeeper:
 
     def _taken_over_here(self) -> None:
         self._start_writing()
+        if self._is_down and self._again is None:
+            self.look()  # which somebody may have cancelled
         if self._left is not None:
             self._on_current()
 

@@ -554,6 +554,28 @@ async def test_a_start_while_the_shared_outbox_is_down(world, edge, caplog):
     assert world.stored_here() == []
 
 
+async def test_a_look_that_somebody_has_cancelled(world, edge):
+    """The next beat of the heart looks again."""
+    alloy = await world.start(down=True)
+    await alloy.visitor("anne", purposes="all").event(type="1", ack="stored")
+    hanging = asyncio.get_running_loop().create_future()
+
+    async def open_slowly():
+        await hanging
+
+    alloy.shared.open = open_slowly
+    await world.pass_time()
+    looking = alloy._engine._keeper._looking
+    looking.cancel()
+    await asyncio.wait([looking])
+    del alloy.shared.open
+    alloy.shared.down = False
+    await world.pass_time(AGAIN)
+    assert edge.events == []
+    await world.pass_time(LEASE / 3)
+    assert edge.event_types == ["1"]
+
+
 async def test_a_crash_between_writing_and_erasing_stores_twice(world, edge):
     """Under one id, and nothing is lost."""
     first = await world.start()
