@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +13,15 @@ from ._ledger import Ledger, Outcome, Stage, outcome_of
 from .edge.protocol import EventResult
 from .errors import AlloyClosed, AlloyError, ConsentDeclined, StillParked
 from .hooks import Delivered, Failed, Lost, Parked, Record, Refused, Released, Retrying, Sending
+from .outbox.base import OutboxEvent
 
 if TYPE_CHECKING:
+    from ._clock import Clock
     from ._patience import Patience
     from ._visitor import VisitorState
     from .edge.state import ClientState
 
-__all__ = ["EventCommand", "GatedCall"]
+__all__ = ["EventCommand", "GatedCall", "outbox_events"]
 
 
 GONE = -1
@@ -46,6 +48,8 @@ class EventCommand:
         prepared: whether its identity is in it, and ``on_before_event_send`` has seen it.
         released_at: monotonic seconds at which it first began to wait for the wire; infinite before.
         key: its place in a durable outbox; None while it is not there.
+        local_key: its place in the outbox of this machine, where it waits until the shared one takes it; None while it
+            is not there.
         ends_when_stored: whether its future ends as soon as it is there (``ack="stored"``).
         stage: where it is; None once it has ended.
         future: what the caller holds.
@@ -63,6 +67,7 @@ class EventCommand:
         "event_id",
         "future",
         "key",
+        "local_key",
         "names_person",
         "needs_answer",
         "order",
@@ -104,6 +109,7 @@ class EventCommand:
         self.parked_at = 0.0
         self.released_at = inf
         self.key: int | None = None
+        self.local_key: int | None = None
         self.ends_when_stored = ends_when_stored
         self.stage: Stage | None = "new"
         self.future = future
@@ -149,14 +155,18 @@ class EventCommand:
         if self.future.cancelled():  # while it was on the wire, from where it has come back
             self.left()
 
-    def recover(self, key: int, *, age: float) -> None:
+    def recover(self, key: int, *, age: float, local: bool = False) -> None:
         """Take note that it was found in a durable outbox.
 
         Args:
             key: its place there; its order among the events of this process is that order, before all others.
             age: seconds since it was released.
+            local: whether that is the outbox of this machine, beside a shared one.
         """
-        self.key = key
+        if local:
+            self.local_key = key
+        else:
+            self.key = key
         self.order = key - BEFORE_ALL_CALLS
         self.prepared = True
         self.released_at = self.visitor.clock.monotonic() - max(age, 0.0)
@@ -172,10 +182,20 @@ class EventCommand:
     def stored(self) -> None:
         """Go on: it is in a durable outbox."""
         if self.ends_when_stored:
-            self.ends_when_stored = False
-            self.future.resolve(EventResult(self.event_id, stored=True))
-            self._go_on_alone()
+            self.tell_stored()
         self.visitor.carry(self)
+
+    def tell_stored(self) -> None:
+        """Tell the caller that it is in a durable outbox, and go on without them."""
+        self.ends_when_stored = False
+        self.future.resolve(EventResult(self.event_id, stored=True))
+        self._go_on_alone()
+
+    def move(self, key: int) -> None:
+        """Take note of its place in the durable outbox; what an earlier start has left has its order by that."""
+        self.key = key
+        if self.order < 0:
+            self.order = key - BEFORE_ALL_CALLS
 
     def hand_over(self) -> None:
         """End: it is in an outbox, and another process sends it."""
@@ -243,7 +263,8 @@ class EventCommand:
 
     def close(self) -> None:
         """End: the instance is closed; what is in a durable outbox stays there."""
-        self.fail(AlloyClosed(self.name, kept=self.key is not None and self.key != GONE))
+        stored = self.key is not None and self.key != GONE
+        self.fail(AlloyClosed(self.name, kept=stored or self.local_key is not None))
 
     def left(self) -> None:
         """Withdraw it, if it has not been sent: the caller cancelled the future."""
@@ -273,7 +294,7 @@ class EventCommand:
         self._ledger.end(len(self.body), self.stage, outcome)
         self.stage = None
         self.body = b""
-        if self.key is not None and outcome != "kept":
+        if outcome != "kept" and (self.key is not None or self.local_key is not None):
             self.visitor.no_longer_stored(self)
         if self._traced:
             self._log(outcome)
@@ -289,6 +310,22 @@ class EventCommand:
             self._tell(Failed(self.name, self.event_id, error))
         else:
             self._tell(Lost(self.name, self.event_id, _lost_reason(outcome)))
+
+
+def outbox_events(commands: Sequence[EventCommand], clock: Clock) -> list[OutboxEvent]:
+    """Return events as an outbox keeps them; what outlives the process goes by the wall clock."""
+    started = clock.time() - clock.monotonic()
+    return [
+        OutboxEvent(
+            command.visitor.key,
+            command.event_id,
+            command.body,
+            command.needs_answer,
+            command.names_person,
+            started + command.released_at,
+        )
+        for command in commands
+    ]
 
 
 _LOST: dict[Outcome, Literal["expired", "overflowed", "kept"]] = {

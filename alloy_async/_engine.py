@@ -7,6 +7,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ._commands import EventCommand
 from ._courier import KEPT_TIMEOUT, Courier
 from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
+from ._fallback import Fallback, TakingOver
 from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._ledger import Ledger
 from ._options import nearest
@@ -91,6 +93,8 @@ class Engine:
         hooks = Hooks(settings.hooks, logger)
         outbox = _make_outbox(settings, self.clock)
         self._keeper = None if outbox is None else _make_keeper(outbox, settings, ledger, self.clock, logger)
+        self._silent: set[VisitorKey] = set()
+        self._silent_here: set[VisitorKey] = set()
         self._store, self._owns_store = _make_store(settings)
         transport = _make_transport(settings)
         self._edge = EdgeClient(
@@ -135,7 +139,6 @@ class Engine:
         )
         self._digest = None if digest is None else digest(self.visitor.key)
         self._passing: weakref.WeakSet[VisitorState] = weakref.WeakSet()
-        self._silent: set[VisitorKey] = set()
         self._closed_with: Callable[[str], AlloyError] | None = None
         self._farewell = weakref.finalize(self, _say_what_is_left, ledger, logger, os.getpid())
 
@@ -175,7 +178,7 @@ class Engine:
         """
         stored = self._keeper is not None and self.settings.relay
         store = ErasingStore(NowhereStore(), self._keeper) if stored and self._keeper else NowhereStore()
-        state = self._new_state(self._key(self.ids()), store, is_kept=stored)
+        state = self._new_state(self._key(self.ids()), store, is_kept=stored, is_passing=True)
         state.knows_choice = True
         if not self.settings.opt_in_enabled:
             state.gate.choose("all")
@@ -185,12 +188,15 @@ class Engine:
     def _make_visitor(self, key: str) -> VisitorState:
         return self._new_state(self._key(key), None)
 
-    def _new_state(self, key: VisitorKey, store: Store | None, *, is_kept: bool = True) -> VisitorState:
+    def _new_state(
+        self, key: VisitorKey, store: Store | None, *, is_kept: bool = True, is_passing: bool = False
+    ) -> VisitorState:
         state = VisitorState(
             key,
             self._household,
             store=store,
             is_kept=is_kept,
+            is_passing=is_passing,
             patience=self._household.patience,
             max_parked=self.settings.visitor_max_parked,
             parked_ttl=self.settings.visitor_parked_ttl,
@@ -275,17 +281,22 @@ class Engine:
             return
         if preference is not None:
             self.visitor.keeper.take(preference, ticket)
-            await self._erase_what_was_refused()
+            if self._keeper is not None and self._keeper.is_entered:  # otherwise once it is
+                await self._erase_what_was_refused()
 
     # The durable outbox
 
     async def _open_outbox(self) -> None:
         if self._keeper is not None:
             await self._keeper.open(
-                consenting=self._consenting,
+                consenting=partial(self._consenting, self._silent),
                 on_claimed=self._recover,
                 on_refused=self._refused_elsewhere,
                 on_current=self._outbox_is_current,
+                on_entered=self._read_again,
+                local=TakingOver(
+                    partial(self._consenting, self._silent_here), self._has_declined, self._recover_here
+                ),
             )
 
     def _outbox_is_current(self) -> None:
@@ -295,20 +306,29 @@ class Engine:
             self.flush(future)
 
     async def _consenting(
-        self, visitors: Collection[VisitorKey]
+        self, silent: set[VisitorKey], visitors: Collection[VisitorKey]
     ) -> dict[VisitorKey, tuple[VisitorState, int]]:
-        """Return which of these visitors consent, with the epochs of their gates; reads the choices that are not known."""
-        self._silent &= set(visitors)
+        """Return which of these visitors consent, with the epochs of their gates; reads the choices that are not known.
+
+        Args:
+            silent: those that were asked about in vain, of the visitors of one outbox; changed here.
+            visitors: whose consent is wanted.
+        """
+        silent &= set(visitors)
         consenting: dict[VisitorKey, tuple[VisitorState, int]] = {}
         for key in visitors:
             state = self._find(key)
-            if (state is None or not state.knows_choice) and key not in self._silent:
+            if (state is None or not state.knows_choice) and key not in silent:
                 state = await self._read_choice(key)
             if state is not None and state.gate.is_opted_in:
                 consenting[key] = state, state.gate.epoch
             elif state is None or state.knows_choice:  # is not asked about again, until they come
-                self._silent.add(key)
+                silent.add(key)
         return consenting
+
+    def _has_declined(self, key: VisitorKey) -> bool:
+        state = self._find(key)
+        return state is not None and state.gate.purposes == "none"
 
     async def _read_choice(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor with the choice that is kept; None for one of another instance."""
@@ -327,6 +347,25 @@ class Engine:
             commands.append(state.recover(one, epoch))
         self._courier.take_over(commands)
         return commands
+
+    def _recover_here(
+        self, claimed: Sequence[Claimed], consenting: Mapping[VisitorKey, tuple[VisitorState, int]]
+    ) -> list[EventCommand]:
+        """Take over what was left on this machine; the courier gets it once it is in the shared outbox."""
+        commands = []
+        for one in claimed:
+            state, epoch = consenting[one.event.visitor]
+            commands.append(state.recover(one, epoch, local=True))
+        return commands
+
+    async def _read_again(self, visitors: Collection[VisitorKey]) -> None:
+        """Read choices again that somebody may have changed without our hearing of it, before their events go on."""
+        states = [state for key in visitors if (state := self._find(key)) is not None]
+        for state in states:
+            state.look_again(refused=None)
+        for state in states:
+            await state.read_choice()
+        await self._erase_what_was_refused()
 
     def _refused_elsewhere(self, visitor: VisitorKey) -> None:
         """Take note of a refusal; where nobody is asked, as in a relay, the outbox alone says what may be sent."""
@@ -541,14 +580,7 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
             _redis_url(settings), max_events=settings.max_queued, max_bytes=settings.max_queued_bytes
         )
     if isinstance(given, (str, Path)):
-        from .outbox.sqlite import SQLiteOutbox  # noqa: PLC0415 - each start imports only the outbox it uses
-
-        return SQLiteOutbox(
-            _outbox_path(settings),
-            clock=clock,
-            max_events=settings.max_queued,
-            max_bytes=settings.max_queued_bytes,
-        )
+        return _make_file_outbox(_outbox_path(settings), settings, clock)
     _check_protocol(
         given,
         "outbox",
@@ -571,16 +603,28 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
     return outbox
 
 
+def _make_file_outbox(path: Path, settings: Settings, clock: Clock) -> Outbox:
+    from .outbox.sqlite import SQLiteOutbox  # noqa: PLC0415 - each start imports only the outbox it uses
+
+    return SQLiteOutbox(
+        path, clock=clock, max_events=settings.max_queued, max_bytes=settings.max_queued_bytes
+    )
+
+
 def _redis_url(settings: Settings) -> str:
     assert settings.redis_url is not None  # noqa: S101 - tells type checkers what Settings has checked
     return settings.redis_url.get_secret_value()
 
 
+def _local_path(settings: Settings) -> Path:
+    from .stores.sqlite import default_state_dir  # noqa: PLC0415 - as above
+
+    return (settings.state_dir or default_state_dir()) / "outbox.sqlite3"
+
+
 def _outbox_path(settings: Settings) -> Path:
     if settings.outbox == "sqlite":
-        from .stores.sqlite import default_state_dir  # noqa: PLC0415 - as above
-
-        return (settings.state_dir or default_state_dir()) / "outbox.sqlite3"
+        return _local_path(settings)
     path = Path(settings.outbox)
     if isinstance(settings.outbox, str) and not path.suffix and len(path.parts) == 1:
         hint = nearest(settings.outbox, ("memory", "sqlite", "redis"))
@@ -596,6 +640,10 @@ def _make_keeper(
 ) -> OutboxKeeper:
     limits = {"max_queued": settings.max_queued, "max_queued_bytes": settings.max_queued_bytes}
     lifetime = settings.delivery_timeout or KEPT_TIMEOUT
+    fallback = None
+    if settings.when_outbox_fails == "local":
+        local = _make_file_outbox(_local_path(settings), settings, clock)
+        fallback = Fallback(local, lifetime=lifetime, ledger=ledger, clock=clock, logger=logger)
     return OutboxKeeper(
         outbox,
         limits=limits,
@@ -604,7 +652,8 @@ def _make_keeper(
         clock=clock,
         logger=logger,
         hands_over=settings.relay,
-        waits=settings.when_outbox_fails == "wait",
+        waits=settings.when_outbox_fails != "refuse",
+        fallback=fallback,
     )
 
 

@@ -108,7 +108,7 @@ class Ledger:
         retries: see ``Statistics``.
         abandoned: events that ended because the instance was closed, by the stage they were in; without those that are
             kept on disk.
-        stored: events of this instance that are in a durable outbox now.
+        stored: events of this instance that are in a durable outbox now, or were left to a relay there.
         circuit: see ``Statistics``.
     """
 

@@ -70,7 +70,7 @@ class ConfigureOptions(TypedDict, total=False):
     visitor_parked_ttl: float
     parked_wait: float
     redis_url: str
-    when_outbox_fails: Literal["refuse", "wait"]
+    when_outbox_fails: Literal["refuse", "wait", "local"]
     relay: bool
     outbox: str | Path | Any
     max_queued: int

@@ -6,6 +6,9 @@ The worker renews its lease while the instance lives, and takes over what dead w
 
 Others may withdraw, purge or take over events at any time. They leave a higher *epoch* in the outbox. It is looked at
 right before each request is written; when it has changed nothing is sent until ``changes`` has told what happened.
+
+Where there is a *fallback*, the outbox may be down. Then groups are stored there, and written to the outbox, oldest first,
+once that has told what others did meanwhile.
 """
 
 from __future__ import annotations
@@ -14,34 +17,26 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any
 
 from ._clock import Cancellable, Clock
-from ._commands import GONE, EventCommand
+from ._commands import GONE, EventCommand, outbox_events
 from ._consent._rules import Verdict
+from ._fallback import CLAIM, CLAIM_SIZE, EXPIRY, Consenting, Fallback, TakingOver, as_outbox_error
 from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
-from .outbox.base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Shelf, Stored, VisitorKey
+from .outbox.base import LEASE, Changes, Claimed, Outbox, Shelf, Stored, VisitorKey
 
 __all__ = ["OutboxKeeper"]
-
-Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, Any]]]
-"""Given visitors, tells which of them consent, with whatever their events need when they come back."""
 
 GROUP = 1_000
 """Events that are written in one step at most; about 10 ms of work for the disk's thread."""
 
-CLAIM = 2_000
-CLAIM_SIZE = 4_194_304
-"""Events, and bytes of them, that are taken over in one step."""
-
 LAZY = 0.05
 """Seconds that keys of ended events wait for company. Losing them costs a repetition under the same ``_id``."""
-
-EXPIRY = 3_600.0
-"""Seconds between two looks for events that are too old."""
 
 AGAIN = 1.0
 """Seconds until something is tried again that the disk has refused."""
@@ -59,6 +54,7 @@ class OutboxKeeper:
         logger: hears of what goes wrong without harm.
         hands_over: whether what is stored is left to other workers at once, who send it.
         waits: whether events wait in memory while the outbox cannot be written, instead of failing.
+        fallback: keeps events on this machine while the outbox is down; None: they fail, or wait in memory.
     """
 
     def __init__(
@@ -72,10 +68,15 @@ class OutboxKeeper:
         logger: logging.Logger,
         hands_over: bool = False,
         waits: bool = False,
+        fallback: Fallback | None = None,
     ) -> None:
         self._ledger = ledger
         self._hands_over = hands_over
         self._waits = waits
+        self._fallback = fallback
+        self._is_entered = False
+        self._is_down = False
+        self._said_down = False
         self._rests_until = 0.0
         self._outbox = outbox
         self._limits = limits
@@ -107,6 +108,7 @@ class OutboxKeeper:
         self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
         self._consenting: Consenting = _nobody
+        self._on_entered: Callable[[Collection[VisitorKey]], Awaitable[None]] = _nothing_to_read
 
     async def open(
         self,
@@ -115,6 +117,8 @@ class OutboxKeeper:
         on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]],
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
+        on_entered: Callable[[Collection[VisitorKey]], Awaitable[None]],
+        local: TakingOver,
     ) -> None:
         """Begin work.
 
@@ -125,17 +129,35 @@ class OutboxKeeper:
                 them as commands.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
+            on_entered: reads the choices of visitors again, where the outbox was down in the beginning, so that nobody
+                has heard who declined meanwhile.
+            local: what the fallback needs to know of visitors.
 
         Raises:
-            OutboxError: the outbox cannot be used.
+            OutboxError: the outbox cannot be used; where there is a fallback, that one cannot.
         """
         self._consenting, self._on_claimed = consenting, on_claimed
-        self._on_refused, self._on_current = on_refused, on_current
-        self._epoch = await self._outbox.open()
+        self._on_refused, self._on_current, self._on_entered = on_refused, on_current, on_entered
+        if self._fallback is not None:
+            await self._fallback.open(
+                local, on_detached=self._store_again, on_taken_over=self._taken_over_here
+            )
+        try:
+            self._epoch = await self._outbox.open()
+            self._is_entered = True
+        except OutboxError as error:
+            if self._fallback is None:
+                raise
+            self._go_down(error)
         self._open = True
         self._beat_later()
         if self._unwritten:  # a choice was made while it was being opened
             self._start_writing()
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether the outbox is open: it may have been down in the beginning."""
+        return self._is_entered
 
     def is_current(self) -> bool:
         """Return whether this worker knows what others did, as far as it can tell; if not, ask, or go on asking."""
@@ -148,6 +170,8 @@ class OutboxKeeper:
 
         When it has not, taking over begins, and ``on_current`` is called once it is done.
         """
+        if self._fallback is not None and not self._fallback.has_recovered(visitor):
+            return False
         if self._left is not None and visitor not in self._left:
             return True
         self.claim()
@@ -160,7 +184,9 @@ class OutboxKeeper:
 
     def left(self) -> Collection[VisitorKey] | None:
         """Return the visitors of whom dead workers have left something; None while that is not known."""
-        return self._left
+        if self._fallback is None or self._left is None:
+            return self._left
+        return self._left.union(self._fallback.left())
 
     # Storing and erasing
 
@@ -171,17 +197,20 @@ class OutboxKeeper:
 
     def ended(self, command: EventCommand) -> None:
         """Erase an event soon, which was delivered, failed or was withdrawn."""
+        if self._fallback is not None:
+            self._fallback.let_go(command)
         if command.key is not None and command.key != GONE:
             self._ledger.stored -= self._mine.pop(command.key, None) is not None
             self._ended.append(command.key)
             if self._more_to_claim and len(self._mine) < CLAIM:
                 self.claim()
-            if self._lazy is None and self._open:
-                self._lazy = self._clock.call_later(LAZY, self._write_ended)
+        if self._lazy is None and self._open:
+            self._lazy = self._clock.call_later(LAZY, self._write_ended)
 
     def unwritten(self) -> list[EventCommand]:
-        """Return the events that are not stored yet."""
-        return [*self._adrift, *self._held_back, *self._group, *self._unwritten]
+        """Return the events that are not in the outbox yet."""
+        waiting = () if self._fallback is None else self._fallback.waiting()
+        return [*self._adrift, *self._held_back, *self._group, *waiting, *self._unwritten]
 
     def _write_ended(self) -> None:
         self._lazy = None
@@ -194,19 +223,28 @@ class OutboxKeeper:
     async def _write(self) -> None:
         """Write groups until nothing has gathered."""
         try:
-            while self._unwritten or self._ended:
-                if not await self._write_group() and (self._waits or not self._unwritten):
-                    return
+            await self._store_here()
+            while self._has_gathered() and not self._is_down:
+                written = await self._write_group()
+                await self._store_here()
+                if not written and (self._waits or not self._unwritten):
+                    break
         finally:
             self._writing = None
 
+    def _has_gathered(self) -> bool:
+        waits_here = self._fallback is not None and self._fallback.has_waiting()
+        return bool(self._unwritten or self._ended or waits_here)
+
     async def _write_group(self) -> bool:
         """Write what has gathered; return whether it was written."""
-        gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
-        group = self._group = _wanted(gathered)
+        await self._hear_here()
+        group = self._group = _wanted(self._gathered())
         ended, self._ended = self._ended, []
         try:
-            stored = await self._outbox.write(self._rows(group), ended, epoch=self._epoch)
+            stored = await self._outbox.write(outbox_events(group, self._clock), ended, epoch=self._epoch)
+            # A refusal that came meanwhile must be known before anybody may send these.
+            await self._hear_here()
         except asyncio.CancelledError:
             # It may still be carried out: what it held must neither be forgotten nor repeated.
             self._adrift, self._group = self._adrift + group, []
@@ -214,13 +252,21 @@ class OutboxKeeper:
             raise
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
             self._group = []
-            self._not_written(group, ended, _as_outbox_error("write", raised))
+            self._not_written(group, ended, as_outbox_error("write", raised))
             return False
         self._group = []
         self._written(group, stored)
         if self._hands_over and group:
             await self._hand_over()
         return True
+
+    def _gathered(self) -> list[EventCommand]:
+        """Take what is to be written next: what waits in the fallback first."""
+        gathered = [] if self._fallback is None else self._fallback.take(GROUP)
+        room = GROUP - len(gathered)
+        gathered += self._unwritten[:room]
+        self._unwritten = self._unwritten[room:]
+        return gathered
 
     async def _hand_over(self) -> None:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
@@ -229,7 +275,7 @@ class OutboxKeeper:
                 await self._write_what_ended()
             await self._outbox.release()
         except Exception as raised:  # noqa: BLE001 - as above
-            error = _as_outbox_error("write", raised)
+            error = as_outbox_error("write", raised)
             self._logger.warning("%s; what is stored is left to others a little later", error)
 
     async def _write_what_ended(self) -> None:
@@ -240,25 +286,34 @@ class OutboxKeeper:
             self._ended = ended + self._ended
             raise
 
-    def _rows(self, group: list[EventCommand]) -> list[OutboxEvent]:
-        # What outlives the process goes by the wall clock.
-        started = self._clock.time() - self._clock.monotonic()
-        return [_row(command, started + command.released_at) for command in group]
-
     def _written(self, group: list[EventCommand], stored: Stored) -> None:
+        full: list[EventCommand] = []
         for command, key in zip(group, stored.keys, strict=True):
-            if key is None:
-                self._turned_away(command, stored)
-                continue
-            command.key = key
-            if command.ended:
-                self.ended(command)  # it was withdrawn while it was being written
-            elif self._hands_over:
-                command.hand_over()
+            if key is not None:
+                self._written_one(command, key)
+            elif command.local_key is not None and command.visitor.key not in stored.refused:
+                full.append(command)  # its caller knows it as stored: it is not turned away, it waits
             else:
-                self._mine[key] = command
-                self._ledger.stored += 1
-                command.stored()
+                self._turned_away(command, stored)
+        if self._fallback is not None and full:
+            self._fallback.give_back(full)
+            self._go_down(OutboxError("write", "that is shared", "it is full."))
+        elif group:
+            self._said_down = False
+
+    def _written_one(self, command: EventCommand, key: int) -> None:
+        command.move(key)
+        if self._fallback is not None:
+            self._fallback.let_go(command)  # until that is done it is in both places
+        if command.ended:
+            self.ended(command)  # it was withdrawn while it was being written
+        elif self._hands_over:
+            self._ledger.stored += 1
+            command.hand_over()
+        else:
+            self._mine[key] = command
+            self._ledger.stored += 1
+            command.stored()
 
     def _turned_away(self, command: EventCommand, stored: Stored) -> None:
         if command.visitor.key in stored.refused:
@@ -274,12 +329,125 @@ class OutboxKeeper:
         self._ended = ended + self._ended
         if self._lazy is None:
             self._lazy = self._clock.call_later(AGAIN, self._write_ended)
+        if self._fallback is not None:
+            here = [command for command in group if _waits_here(command)]
+            self._fallback.give_back(here)
+            self._unwritten = [command for command in group if not _waits_here(command)] + self._unwritten
+            self._go_down(error)
+            return
         if self._waits:
             self._logger.warning("%s; %d events wait in memory, it is tried again", error, len(group))
             self._unwritten = _young_enough(group, self._clock.monotonic() - self._lifetime) + self._unwritten
             return
         for command in group:
             command.fail(copy(error))
+
+    # The fallback, while the outbox is down
+
+    def _go_down(self, error: OutboxError) -> None:
+        """Store events on this machine from now on, and look soon whether the outbox is back."""
+        if not self._said_down:
+            self._logger.warning("%s; events are stored on this machine until it takes them", error)
+        self._is_down = self._said_down = True
+        if self._again is None and self._looking is None:
+            self._again = self._clock.call_later(AGAIN, self._look_again)
+
+    def _come_up(self) -> None:
+        if self._is_down:
+            self._is_down = False
+            self._start_writing()
+            self._rests_until = 0.0
+            self.claim()  # events may wait for it
+
+    async def _store_here(self) -> None:
+        """Store on this machine what the outbox does not take now, or must not take yet."""
+        if self._fallback is None:
+            return
+        if self._is_down:
+            problem = OutboxError("write", "that is shared", "it could not be written for delivery_timeout.")
+            self._fallback.end_too_old(problem, self._clock.monotonic() - self._lifetime)
+        while gathered := self._gathered_for(self._fallback):
+            await self._store_group(self._fallback, gathered)
+        try:
+            await self._fallback.erase_ended()
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._logger.warning("%s; tried again later", as_outbox_error("erase", raised))
+
+    def _gathered_for(self, fallback: Fallback) -> list[EventCommand]:
+        """Take what is to be stored on this machine next."""
+        if self._is_down:
+            gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
+            return gathered
+        if not fallback.left():
+            return []
+        behind = [command for command in self._unwritten if fallback.is_behind(command)]
+        self._unwritten = [command for command in self._unwritten if not fallback.is_behind(command)]
+        return behind
+
+    async def _store_group(self, fallback: Fallback, gathered: list[EventCommand]) -> None:
+        wanted = _wanted(gathered)
+        fallback.add(command for command in wanted if _waits_here(command))
+        group = self._group = [command for command in wanted if not _waits_here(command)]
+        try:
+            stored = await fallback.store(group)
+        except asyncio.CancelledError:
+            self._adrift, self._group = self._adrift + group, []
+            raise
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._group = []
+            error = as_outbox_error("write", raised)
+            for command in group:
+                command.fail(copy(error))
+            return
+        self._group = []
+        for command, key in zip(group, stored.keys, strict=True):
+            if key is None:
+                self._turned_away(command, stored)
+            elif not command.ended and (command.ends_when_stored or self._hands_over):
+                command.tell_stored()
+
+    def _store_again(self, commands: list[EventCommand]) -> None:
+        """Store events anew that were erased on this machine along with others of their visitor."""
+        self._unwritten = commands + self._unwritten
+        self._start_writing()
+
+    def _taken_over_here(self) -> None:
+        self._start_writing()
+        if self._is_down and self._again is None:
+            self.look()  # which somebody may have cancelled
+        if self._left is not None:
+            self._on_current()
+
+    async def _hear_here(self) -> None:
+        """Hear what other processes of this machine did."""
+        if self._fallback is None or self._fallback.is_current():
+            return
+        try:
+            heard = await self._fallback.hear()
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._logger.warning("%s; going on without", as_outbox_error("read", raised))
+            return
+        for visitor in heard.refused:
+            self._on_refused(visitor)
+        for command in heard.lost:
+            _end_lost(command, refused=command.visitor.key in heard.refused)
+        self._judge_held_back(heard.refused)
+
+    async def _erase_here(self, refused: Collection[VisitorKey]) -> None:
+        """Erase on this machine what was refused on others."""
+        if self._fallback is None:
+            return
+        try:
+            await self._fallback.erase_refused(refused)
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._logger.warning("%s; it is erased when it is taken over", as_outbox_error("erase", raised))
+
+    async def _enter(self) -> None:
+        """Open the outbox, where it was down in the beginning."""
+        if not self._is_entered:
+            self._epoch = await self._outbox.open()
+            await self._on_entered({command.visitor.key for command in self.unwritten()})
+            self._is_entered = True  # last: what fails is done again
 
     # What others did
 
@@ -303,14 +471,17 @@ class OutboxKeeper:
 
     async def _look(self) -> None:
         try:
+            await self._hear_here()
+            await self._enter()
             async with self._order:
                 await self._outbox.renew()
-                self._apply(await self._outbox.changes(self._epoch))
+                await self._erase_here(self._apply(await self._outbox.changes(self._epoch)))
             self._stale = not self._outbox.may_send(self._epoch)
             if self._stale:  # it cannot tell: it is not asked again and again without a pause
                 self._again = self._clock.call_later(LAZY, self._look_again)
+            self._come_up()
         except Exception as raised:  # noqa: BLE001 - as above
-            error = _as_outbox_error("read", raised)
+            error = as_outbox_error("read", raised)
             self._logger.error("%s; nothing is sent until it can be read", error)
             self._again = self._clock.call_later(AGAIN, self._look_again)
         finally:
@@ -322,7 +493,8 @@ class OutboxKeeper:
         self._again = None
         self.look()
 
-    def _apply(self, changes: Changes) -> None:
+    def _apply(self, changes: Changes) -> Collection[VisitorKey]:
+        """Take note of what others did, and return who declined there."""
         self._epoch = changes.epoch
         refused = {
             visitor for visitor, epoch in changes.refused.items() if epoch > self._erased.get(visitor, 0)
@@ -335,12 +507,12 @@ class OutboxKeeper:
             if command is not None:
                 self._ledger.stored -= 1
                 command.key = GONE
-                if command.visitor.key in changes.refused and command.stage == "queued":
-                    command.visitor.withdraw(command)
-                    command.fail(ConsentDeclined(command.name))  # it was there when the refusal erased
+                if command.visitor.key in changes.refused:
+                    _end_lost(command, refused=True)
                 self.end_if_gone(command)
         # Those that others can still speak of come after this epoch.
         self._erased = {visitor: epoch for visitor, epoch in self._erased.items() if epoch > changes.epoch}
+        return refused
 
     def _judge_held_back(self, refused: Collection[VisitorKey]) -> None:
         """Decide about events that the outbox has turned away because their visitors have declined."""
@@ -360,26 +532,28 @@ class OutboxKeeper:
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
         command.end_if_refused()
-        if command.key == GONE and command.stage == "queued":
-            command.visitor.withdraw(command)
-            problem = "it was purged, or another worker has taken it over."
-            command.fail(OutboxError("keep", "shared by several workers", problem))
+        if command.key == GONE:
+            _end_lost(command, refused=False)
 
     async def erase(self, visitor: VisitorKey) -> None:
-        """Erase a visitor's events, of whatever worker.
+        """Erase a visitor's events, of whatever worker; on this machine also when the outbox is down.
 
         Raises:
             OutboxError: it could not be done.
         """
+        problem: OutboxError | None = None
+        if self._fallback is not None:
+            try:
+                await self._fallback.erase(visitor)
+            except Exception as raised:  # noqa: BLE001 - as above
+                problem = as_outbox_error("erase", raised)
         async with self._order:
             try:
-                epoch = await self._outbox.erase(visitor)
+                self._note_erased(visitor, await self._outbox.erase(visitor))
             except Exception as raised:  # noqa: BLE001 - as above
-                problem = _as_outbox_error("erase", raised)
-            else:
-                self._note_erased(visitor, epoch)
-                return
-        raise problem
+                problem = as_outbox_error("erase", raised)
+        if problem is not None:
+            raise problem
 
     def _note_erased(self, visitor: VisitorKey, epoch: int) -> None:
         self._erased[visitor] = epoch
@@ -389,8 +563,18 @@ class OutboxKeeper:
             self.look()
 
     async def shelf(self) -> Shelf:
-        """Return how the outbox stands."""
-        return await self._outbox.shelf()
+        """Return how the outbox stands, along with what waits for it on this machine."""
+        shelf = await self._outbox.shelf()
+        if self._fallback is None:
+            return shelf
+        here = await self._fallback.shelf()
+        return replace(
+            shelf,
+            events=shelf.events + here.events,
+            size=shelf.size + here.size,
+            unclaimed=shelf.unclaimed + here.unclaimed,
+            erasing=shelf.erasing or here.erasing,
+        )
 
     # The lease, and what dead workers have left
 
@@ -403,7 +587,10 @@ class OutboxKeeper:
 
     def claim(self) -> None:
         """Renew the lease, and take over what belongs to no living worker."""
-        if self._claiming is None and self._open and self._clock.monotonic() >= self._rests_until:
+        if self._fallback is not None:
+            self._fallback.take_over()
+        rests = self._clock.monotonic() < self._rests_until or not self._is_entered
+        if self._claiming is None and self._open and not rests:
             self._claiming = asyncio.Task(self._claim(), name="alloy-outbox-claim")
 
     async def _claim(self) -> None:
@@ -420,7 +607,7 @@ class OutboxKeeper:
                 await self._expire()
                 await self._take_over()
         except Exception as raised:  # noqa: BLE001 - as above
-            error = _as_outbox_error("read", raised)
+            error = as_outbox_error("read", raised)
             self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
             self._rests_until = self._clock.monotonic() + LEASE / 3
         finally:
@@ -461,6 +648,8 @@ class OutboxKeeper:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
         await cancel_all(task for task in [self._claiming] if task is not None)
+        if self._fallback is not None:
+            await self._fallback.finish()
         self._start_writing()
         if self._writing is not None:
             await asyncio.wait([self._writing])
@@ -470,7 +659,11 @@ class OutboxKeeper:
         self._open = False
         self._call_off_timers()
         await cancel_all(task for task in (self._claiming, self._looking, self._writing) if task is not None)
-        await self._outbox.aclose()
+        try:
+            if self._fallback is not None:
+                await self._fallback.aclose()  # first: a disk of this machine is the faster one
+        finally:
+            await self._outbox.aclose()
 
     def _call_off_timers(self) -> None:
         for timer in (self._heart, self._lazy):
@@ -497,11 +690,29 @@ def _no_commands(*_: object) -> list[EventCommand]:
     return []
 
 
-def _as_outbox_error(action: str, error: Exception) -> OutboxError:
-    """Return an outbox's own error; a foreign one's text may hold what must not be logged."""
-    if isinstance(error, OutboxError):
-        return error
-    return OutboxError(action, "that was given", f"it raised {type(error).__name__}.")
+async def _nothing_to_read(_: Collection[VisitorKey]) -> None:
+    """Read nothing."""
+
+
+def _waits_here(command: EventCommand) -> bool:
+    """Return whether an event is stored on this machine, or waits in memory.
+
+    What belongs to nobody who could be found again waits in memory: after a restart nobody could say whether it may still
+    be sent.
+    """
+    return command.local_key is not None or command.visitor.is_passing
+
+
+def _end_lost(command: EventCommand, *, refused: bool) -> None:
+    """End a queued event that others have erased; one that is on the wire settles with the truth."""
+    if command.stage != "queued":
+        return
+    command.visitor.withdraw(command)
+    if refused:
+        command.fail(ConsentDeclined(command.name))  # it was there when the refusal erased
+    else:
+        problem = "it was purged, or another worker has taken it over."
+        command.fail(OutboxError("keep", "shared by several workers", problem))
 
 
 def _wanted(gathered: list[EventCommand]) -> list[EventCommand]:
@@ -524,14 +735,3 @@ def _young_enough(group: list[EventCommand], too_old: float) -> list[EventComman
                 OutboxError("write events in", "the outbox", "it could not be written for delivery_timeout.")
             )
     return [command for command in group if not command.ended]
-
-
-def _row(command: EventCommand, released_at: float) -> OutboxEvent:
-    return OutboxEvent(
-        command.visitor.key,
-        command.event_id,
-        command.body,
-        command.needs_answer,
-        command.names_person,
-        released_at,
-    )

@@ -51,6 +51,9 @@ __all__ = ["Household", "VisitorState"]
 NEVER_SENT = -1
 """An epoch that is never the gate's."""
 
+SAME_MOMENT = 0.001
+"""Seconds by which two moments may differ that were computed differently."""
+
 READ_AGAIN = 1.0
 """Seconds after which a choice is read again that could not be read."""
 
@@ -131,13 +134,15 @@ class VisitorState:
         key: whose it is.
         household: what all visitors share.
         store: where the choice and the identity are kept; None: the household's.
-        is_kept: whether anybody finds the visitor again, by the key.
+        is_kept: whether the visitor's events may be stored.
+        is_passing: whether nobody finds the visitor again, since there is no key.
         patience: how long a parked command may be awaited; None: as long as it is parked.
         max_parked: commands that may wait at once; None: as many as there is room for.
         parked_ttl: seconds a command waits for consent.
 
     Attributes:
         is_kept: see above.
+        is_passing: see above.
         knows_choice: whether there is nothing to be read in the store.
         newest_in_line: the highest order of its events that came into the courier's line.
         used_at: monotonic seconds at which somebody last asked for it.
@@ -173,6 +178,7 @@ class VisitorState:
         "hooks",
         "identity",
         "is_kept",
+        "is_passing",
         "keeper",
         "key",
         "knows_choice",
@@ -190,6 +196,7 @@ class VisitorState:
         *,
         store: Store | None = None,
         is_kept: bool = True,
+        is_passing: bool = False,
         patience: Patience | None = None,
         max_parked: int | None = None,
         parked_ttl: float,
@@ -223,6 +230,7 @@ class VisitorState:
         )
         self.key = key
         self.is_kept = is_kept
+        self.is_passing = is_passing
         self.newest_in_line = 0
         self._last_called = self._consents_since = self._echoes = 0
         self.used_at = 0.0
@@ -560,10 +568,16 @@ class VisitorState:
         """Erase an event from the durable outbox, where it has ended."""
         self._courier.no_longer_stored(command)
 
-    def recover(self, claimed: Claimed, epoch: int) -> EventCommand:
+    def recover(self, claimed: Claimed, epoch: int, *, local: bool = False) -> EventCommand:
         """Take over an event that an earlier start, or a dead worker, has left in a durable outbox.
 
         It goes before everything that this process was called with: it is older. Nobody awaits it; a failure is logged.
+
+        Args:
+            claimed: the event.
+            epoch: the gate's when it was asked for; a refusal since then is a refusal of it.
+            local: whether it lay in the outbox of this machine, which others cannot erase. Then one that is older than
+                the present choice is refused, since a refusal may have come between.
         """
         event = claimed.event
         command = EventCommand(
@@ -575,8 +589,9 @@ class VisitorState:
             called_at=self.clock.monotonic(),
             future=CommandFuture.make(self.failures),
         )
-        command.epoch = epoch  # of when it was asked for; a refusal since then is a refusal of it
-        command.recover(claimed.key, age=self.clock.time() - event.accepted_at)
+        superseded = local and event.accepted_at < self.keeper.chosen_at - SAME_MOMENT
+        command.epoch = NEVER_SENT if superseded else epoch
+        command.recover(claimed.key, age=self.clock.time() - event.accepted_at, local=local)
         return command
 
     def withdraw(self, command: EventCommand) -> None:

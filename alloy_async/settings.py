@@ -204,10 +204,11 @@ class Settings(BaseModel):
         'kill -9), "redis" (shared by processes on several machines), the path of such a file, or an object with the '
         "Outbox protocol.",
     )
-    when_outbox_fails: Literal["refuse", "wait"] = Field(
+    when_outbox_fails: Literal["refuse", "wait", "local"] = Field(
         "refuse",
         description='What becomes of an event when a durable outbox cannot be written: "refuse" ends it with OutboxError; '
-        'with "wait" it waits in memory until the outbox is back, within max_queued and delivery_timeout.',
+        'with "wait" it waits in memory, with "local" on the disk of this machine (outbox.sqlite3 in state_dir), until the '
+        "outbox is back, within max_queued and delivery_timeout.",
     )
     relay: Boolean = Field(
         False,
@@ -456,13 +457,20 @@ def _base_path(path: str) -> str:
 
 
 def _check_redis(settings: Settings) -> None:
-    """Refuse Redis without its address, and a relay without Redis."""
+    """Refuse Redis without its address, and a relay or a fallback without Redis."""
     for option in ("store", "outbox"):
         if getattr(settings, option) == "redis" and settings.redis_url is None:
             raise ConfigurationError(
                 f'redis_url: is required with {option}="redis"; give redis_url=… or set ALLOY_REDIS_URL.',
                 option="redis_url",
             )
+    if settings.when_outbox_fails == "local" and (
+        settings.outbox != "redis" and isinstance(settings.outbox, (str, Path))
+    ):
+        raise ConfigurationError(
+            'when_outbox_fails: "local" is for an outbox that may be out of reach; set outbox="redis", or "wait".',
+            option="when_outbox_fails",
+        )
     if settings.relay and settings.outbox == "memory":
         raise ConfigurationError(
             'relay: only what is stored where a relay finds it can be left to one; set outbox="redis".',

@@ -134,6 +134,7 @@ class Flushing:
                 **self._options,
                 opt_in_enabled=True,
                 outbox=outbox,
+                when_outbox_fails="refuse",
                 hooks=(lambda record: self._notice(record, outbox),),
             )
             task = asyncio.create_task(self._until_sent(alloy, outbox), name="alloy-flush")

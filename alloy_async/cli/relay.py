@@ -46,7 +46,13 @@ def relay(
 async def _relay(options: dict[str, Any], grace: float) -> Statistics:
     async with Alloy("relay") as alloy:
         await alloy.configure(
-            **options, opt_in_enabled=False, store="memory", outbox="redis", relay=False, hooks=()
+            **options,
+            opt_in_enabled=False,
+            store="memory",
+            outbox="redis",
+            when_outbox_fails="refuse",  # it asks nobody, and so takes over nothing that lies on this machine
+            relay=False,
+            hooks=(),
         )
         say("Relaying. Ctrl-C stops it.")
         work = asyncio.create_task(alloy.relay(), name="alloy-relay")

@@ -82,6 +82,7 @@ def wrong_keywords(alloy: Alloy) -> None:
     alloy.event(xmd={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # misspelled
     alloy.opt_in("all")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # by name only
     alloy.configure(opt_in_enable=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # misspelled
+    alloy.configure(when_outbox_fails="disk")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no such
     alloy.configure(opt_in_enabled="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no bool
 
 
@@ -172,6 +173,7 @@ def borders() -> None:
         ids=ids,
     )
     Alloy().configure(config_id="a", ims_org_id="b", on_before_event_send=shorten_later)
+    Alloy().configure(config_id="a", ims_org_id="b", outbox="redis", when_outbox_fails="local", relay=True)
 
 
 async def kept(store: Store) -> None:

@@ -82,6 +82,7 @@ ENGINE = [
     "edge.client",
     "_commands",
     "_batch",
+    "_fallback",
     "_outbox_keeper",
     "_courier",
     "_preference",

@@ -1,0 +1,393 @@
+"""Keeping events on this machine's disk while the shared outbox does not take them.
+
+Theory of operation. An event that the shared outbox did not take is stored in an outbox of this machine. It also stays in
+memory, in the line of what is to be written, and is written to the shared outbox, in order, when that answers again. Only
+then is it erased here; a process that is killed in between leaves it in both places, under one ``_id``. What an earlier
+start has left here is taken over and goes the same way. So there is one way to the edge, a relay gets everything, and
+nothing is sent that only this machine knows of.
+
+Not an ``Outbox`` in front of two others, which was drawn first: the protocol has no words for it. A key is an event's
+place, and what moves has two. Two outboxes count their refusals and keys separately, and one of the two cannot be asked.
+Above all ``may_send`` promises that a refusal anywhere would be known: with the shared outbox out of reach nobody can
+promise that, so such an outbox would break the protocol exactly when it is needed.
+
+A refusal elsewhere cannot erase what lies in a file of a machine that is switched off. So what was left here is taken
+over only if it is not older than the visitor's present choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any, NamedTuple, TypeAlias
+
+from ._clock import Clock
+from ._commands import EventCommand, outbox_events
+from ._futures import cancel_all
+from ._ledger import Ledger
+from .errors import OutboxError
+from .outbox.base import LEASE, Claimed, Outbox, Shelf, Stored, VisitorKey
+
+__all__ = ["Consenting", "Fallback", "Heard", "TakingOver", "as_outbox_error"]
+
+Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, Any]]]
+"""Given visitors, tells which of them consent, with whatever their events need when they come back."""
+
+CLAIM = 2_000
+CLAIM_SIZE = 4_194_304
+"""Events, and bytes of them, that are taken over in one step."""
+
+EXPIRY = 3_600.0
+"""Seconds between two looks for events that are too old."""
+
+
+class TakingOver(NamedTuple):
+    """What taking over needs to know of visitors.
+
+    Attributes:
+        consenting: given visitors, tells which of them consent now, with what ``on_claimed`` needs.
+        has_declined: whether a visitor is known to have declined.
+        on_claimed: takes events, with what ``consenting`` has told, and returns them as commands.
+    """
+
+    consenting: Consenting
+    has_declined: Callable[[VisitorKey], bool]
+    on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
+
+
+class Heard(NamedTuple):
+    """What other processes of this machine did.
+
+    Attributes:
+        refused: visitors that declined there.
+        lost: events that are no longer here, because of that, or since they were purged or taken over.
+    """
+
+    refused: frozenset[VisitorKey] = frozenset()
+    lost: Sequence[EventCommand] = ()
+
+
+class Fallback:
+    """Events that wait on this machine for the shared outbox, oldest first.
+
+    Args:
+        outbox: of this machine; several processes may share it.
+        lifetime: seconds that an event may wait for its delivery.
+        ledger: knows how many events are in an outbox.
+        clock: where time comes from.
+        logger: hears of what goes wrong without harm.
+    """
+
+    def __init__(
+        self, outbox: Outbox, *, lifetime: float, ledger: Ledger, clock: Clock, logger: logging.Logger
+    ) -> None:
+        self._outbox = outbox
+        self._lifetime = lifetime
+        self._ledger = ledger
+        self._clock = clock
+        self._logger = logger
+        self._epoch = 0
+        self._erased: dict[VisitorKey, int] = {}
+        # A refusal of our own must be known as ours before anybody reads that there was one.
+        self._order = asyncio.Lock()
+        self._line: deque[EventCommand] = deque()
+        self._behind: list[EventCommand] = []
+        self._held: dict[int, EventCommand] = {}
+        self._ended: list[int] = []
+        self._left: frozenset[VisitorKey] = frozenset()
+        self._returning: Counter[VisitorKey] = Counter()
+        self._more_to_claim = False
+        self._expires_at = 0.0
+        self._rests_until = 0.0
+        self._lease_ran_out = False
+        self._taking_over: asyncio.Task[None] | None = None
+        self._visitors: TakingOver | None = None
+        self._on_detached: Callable[[list[EventCommand]], object] = _nothing
+        self._on_taken_over: Callable[[], object] = _nothing
+
+    async def open(
+        self,
+        visitors: TakingOver,
+        *,
+        on_detached: Callable[[list[EventCommand]], object],
+        on_taken_over: Callable[[], object],
+    ) -> None:
+        """Begin work.
+
+        Args:
+            visitors: what taking over needs to know of them.
+            on_detached: takes events that were erased here along with others of their visitor, and may go on.
+            on_taken_over: hears that what was left here has been taken over, as far as it can be now.
+
+        Raises:
+            OutboxError: the outbox cannot be used.
+        """
+        self._on_detached, self._on_taken_over = on_detached, on_taken_over
+        self._epoch = await self._outbox.open()
+        self._left = frozenset(await self._outbox.abandoned())
+        self._visitors = visitors
+
+    # The line of what is to be written to the shared outbox
+
+    def has_waiting(self) -> bool:
+        """Return whether anything waits here that may be written."""
+        return bool(self._line)
+
+    def waiting(self) -> Iterable[EventCommand]:
+        """Return the events that wait here."""
+        return (*self._behind, *self._line)
+
+    def take(self, count: int) -> list[EventCommand]:
+        """Take the oldest events; those that come after something that is being taken over stay."""
+        taken: list[EventCommand] = []
+        while self._line and len(taken) < count:
+            command = self._line.popleft()
+            (self._behind if self.is_behind(command) else taken).append(command)
+        return taken
+
+    def give_back(self, commands: Sequence[EventCommand]) -> None:
+        """Put events back in front that were taken and not written."""
+        self._line.extendleft(reversed(commands))
+
+    def add(self, commands: Iterable[EventCommand]) -> None:
+        """Let events wait, behind all others."""
+        self._line.extend(commands)
+
+    def end_too_old(self, error: OutboxError, released_before: float) -> None:
+        """End the events that have waited for too long.
+
+        Args:
+            error: what they end with.
+            released_before: monotonic seconds.
+        """
+        while self._line and (self._line[0].ended or self._line[0].released_at <= released_before):
+            self._line.popleft().fail(copy(error))
+
+    def is_behind(self, command: EventCommand) -> bool:
+        """Return whether something older of its visitor lies here that has not been taken over."""
+        return command.order >= 0 and command.visitor.key in self._left
+
+    def has_recovered(self, visitor: VisitorKey) -> bool:
+        """Return whether all that was left of a visitor is in the shared outbox; what can be taken over is."""
+        if visitor in self._left and not self._more_to_claim:
+            self.take_over()
+        return visitor not in self._left and visitor not in self._returning
+
+    def left(self) -> Collection[VisitorKey]:
+        """Return the visitors of whom something was left here."""
+        return self._left
+
+    # What lies here
+
+    async def store(self, commands: Sequence[EventCommand]) -> Stored:
+        """Store events; those that are stored wait here from then on.
+
+        Raises:
+            OutboxError: it could not be done.
+        """
+        ended, self._ended = self._ended, []
+        try:
+            rows = outbox_events(commands, self._clock)
+            stored = await self._outbox.write(rows, ended, epoch=self._epoch)
+        except BaseException:
+            self._ended = ended + self._ended
+            raise
+        for command, key in zip(commands, stored.keys, strict=True):
+            if key is not None:
+                command.local_key = key
+                self._hold(command, key)
+                if command.ended:  # it was withdrawn while it was being written
+                    self.let_go(command)
+                else:
+                    self._line.append(command)
+        return stored
+
+    def let_go(self, command: EventCommand) -> None:
+        """Erase an event with the next step, which has ended, or is in the shared outbox; harmless for others."""
+        if command.local_key is not None:
+            self._ended.append(command.local_key)
+            self._drop(command)
+
+    async def erase_ended(self) -> None:
+        """Erase what was let go.
+
+        Raises:
+            OutboxError: it could not be done; it is tried again with the next step.
+        """
+        if self._ended:
+            await self.store([])
+
+    async def erase(self, visitor: VisitorKey) -> None:
+        """Erase a visitor's events, of whatever process of this machine.
+
+        Raises:
+            OutboxError: it could not be done.
+        """
+        async with self._order:
+            epoch = await self._outbox.erase(visitor)
+            self._erased[visitor] = epoch
+            if epoch == self._epoch + 1:
+                self._epoch = epoch  # nothing else has happened
+        self._detach([command for command in self._held.values() if command.visitor.key == visitor])
+
+    async def erase_refused(self, visitors: Collection[VisitorKey]) -> None:
+        """Erase what is this worker's, or nobody's, of visitors that declined on other machines.
+
+        What other processes of this machine have is for them to erase, which hear of it too: of the same visitor they may
+        have what was called after a new yes.
+
+        Raises:
+            OutboxError: it could not be done.
+        """
+        if visitors:
+            here = {
+                *(command.visitor.key for command in self._held.values()),
+                *await self._outbox.abandoned(),
+            }
+            for visitor in here.intersection(visitors):
+                await self.erase(visitor)
+
+    def is_current(self) -> bool:
+        """Return whether this worker knows what others of this machine did; microseconds."""
+        return self._outbox.may_send(self._epoch) and not self._lease_ran_out
+
+    async def hear(self) -> Heard:
+        """Ask what others of this machine did.
+
+        Raises:
+            OutboxError: it could not be done.
+        """
+        async with self._order:
+            await self._outbox.renew()
+            changes = await self._outbox.changes(self._epoch)
+            self._epoch, self._lease_ran_out = changes.epoch, False
+            own = self._erased
+            self._erased = {visitor: epoch for visitor, epoch in own.items() if epoch > changes.epoch}
+        refused = {visitor for visitor, epoch in changes.refused.items() if epoch > own.get(visitor, 0)}
+        gone = [self._held[key] for key in sorted(changes.gone & self._held.keys())]
+        lost = [
+            command for command in gone if command.visitor.key in refused or command.visitor.key not in own
+        ]
+        for command in lost:
+            self._drop(command)
+        self._detach([command for command in gone if command.local_key is not None])
+        return Heard(frozenset(refused), lost)
+
+    async def shelf(self) -> Shelf:
+        """Return how the outbox of this machine stands."""
+        return await self._outbox.shelf()
+
+    def _hold(self, command: EventCommand, key: int) -> None:
+        self._held[key] = command
+        self._ledger.stored += 1
+        if command.order < 0:
+            self._returning[command.visitor.key] += 1
+
+    def _drop(self, command: EventCommand) -> None:
+        key, command.local_key = command.local_key, None
+        if key is None or self._held.pop(key, None) is None:
+            return
+        self._ledger.stored -= 1
+        visitor = command.visitor.key
+        if command.order < 0:
+            self._returning[visitor] -= 1
+            if not self._returning[visitor]:
+                del self._returning[visitor]
+        if self._more_to_claim and not self._returning:
+            self.take_over()
+
+    def _detach(self, commands: Sequence[EventCommand]) -> None:
+        """Take note that events were erased here with others of their visitor; those that may go on are stored anew."""
+        for command in commands:
+            self._drop(command)
+        going_on = {command for command in commands if command.stage == "queued"}
+        waiting = going_on.intersection(self.waiting())  # others are on their way to the shared outbox
+        if waiting:
+            self._line = deque(command for command in self._line if command not in waiting)
+            self._behind = [command for command in self._behind if command not in waiting]
+            self._on_detached([command for command in commands if command in waiting])
+
+    # What an earlier start, or a dead worker, has left here
+
+    def take_over(self) -> None:
+        """Renew the lease, and take over what belongs to no living worker of this machine."""
+        rests = self._clock.monotonic() < self._rests_until
+        if self._taking_over is None and self._visitors is not None and not rests:
+            self._taking_over = asyncio.Task(self._take_over(self._visitors), name="alloy-outbox-local")
+
+    async def _take_over(self, visitors: TakingOver) -> None:
+        try:
+            if not await self._outbox.renew():
+                self._lease_ran_out = True
+            await self._expire()
+            await self._claim(visitors)
+        except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
+            self._left = frozenset()  # what comes now does not wait for what cannot be read
+            self._rests_until = self._clock.monotonic() + LEASE / 3
+            self._logger.warning("%s; what was left there waits", as_outbox_error("read", raised))
+        finally:
+            self._taking_over = None
+        if self._behind or self._returning:
+            self._line = deque(sorted([*self._behind, *self._line], key=lambda command: command.order))
+            self._behind = []
+        self._on_taken_over()
+
+    async def _claim(self, visitors: TakingOver) -> None:
+        """Take over as much as memory should hold; the rest follows once that is in the shared outbox."""
+        self._more_to_claim = False
+        self._left = frozenset(await self._outbox.abandoned())
+        while consenting := await visitors.consenting(self._left):
+            claimed = await self._outbox.claim(consenting.keys(), count=CLAIM, size=CLAIM_SIZE)
+            self._let_wait(visitors.on_claimed(claimed, consenting))
+            if not claimed:
+                self._left = self._left.difference(consenting)
+                break
+            if self._returning.total() >= CLAIM:
+                self._more_to_claim = True
+                return
+        for visitor in filter(visitors.has_declined, self._left):
+            await self.erase(visitor)
+
+    def _let_wait(self, commands: Sequence[EventCommand]) -> None:
+        """Let events wait that were left here; end those that have been refused meanwhile."""
+        for command in commands:
+            if command.local_key is not None:
+                self._hold(command, command.local_key)
+                self._line.append(command)
+                command.end_if_refused()
+
+    async def _expire(self) -> None:
+        now = self._clock.time()
+        if now < self._expires_at:
+            return
+        self._expires_at = now + EXPIRY
+        expired = await self._outbox.expire(now - self._lifetime)
+        if expired:
+            message = "%d events were erased on this machine unsent: older than delivery_timeout=%g s"
+            self._logger.warning(message, expired, self._lifetime)
+
+    # The end
+
+    async def finish(self) -> None:
+        """Stop taking over."""
+        self._visitors = None
+        await cancel_all(task for task in [self._taking_over] if task is not None)
+
+    async def aclose(self) -> None:
+        """Leave what is kept to the next start."""
+        await self.finish()
+        await self._outbox.aclose()
+
+
+def _nothing(*_: object) -> None:
+    """Hear of something before there is anybody to tell."""
+
+
+def as_outbox_error(action: str, error: Exception) -> OutboxError:
+    """Return an outbox's own error; a foreign one's text may hold what must not be logged."""
+    if isinstance(error, OutboxError):
+        return error
+    return OutboxError(action, "that was given", f"it raised {type(error).__name__}.")
