@@ -296,6 +296,8 @@ async def test_hidden_signs_are_written_as_escapes_for_python(desk, url):
     assert text.isprintable() or set(filter(lambda sign: not sign.isprintable(), text)) == {"\n"}
 
 
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 LANE = """lane => Object.fromEntries([...lane.querySelectorAll("path[data-choice], path[data-outcome]")].map(path =>
     [path.dataset.choice || path.dataset.outcome, (path.getAttribute("d").match(/M[\\d.]+/g) || []).map(x => +x.slice(1))]))"""
 
@@ -390,6 +392,20 @@ async def test_what_is_cleared_or_dropped_leaves_the_page(chromium, url):
         assert await page.inner_text("#visitor-count") == "0"
 
 
+async def test_what_was_cleared_while_nobody_listened_is_gone_after_the_reconnect(chromium, url):
+    soon = "retry: 50\n\n"
+    first = soon + messages(HELLO, ("entries", [entry(n, {}) for n in range(1, 9)]))
+    again = soon + messages(("hello", {"session": "a", "dropped": 0, "earlier": 0, "before": 9}))
+    async with open_desk(chromium, url, feed=first) as page:
+        await has_rows(page, 8)
+        await page.unroute("**/_dev/feed")
+        await page.route(
+            "**/_dev/feed", lambda route: route.fulfill(body=again, content_type="text/event-stream")
+        )
+        await page.wait_for_selector("#nothing:not([hidden])")
+        assert await rows(page) == []
+
+
 async def test_clear_asks_first(desk, url):
     await asyncio.to_thread(collect, url, event("one"))
     await has_rows(desk, 1)
@@ -411,6 +427,9 @@ async def test_a_paused_page_stands_still_and_catches_up(desk, url):
     await desk.wait_for_function(
         "() => document.getElementById('connection').textContent === 'Paused, 1 new'"
     )
+    await desk.keyboard.press("3")
+    await desk.keyboard.press("1")
+    await desk.evaluate(TWO_FRAMES)
     assert len(await rows(desk)) == 1
     await desk.click("#pause")
     await has_rows(desk, 3)
@@ -470,6 +489,56 @@ async def test_dark_and_light_follow_the_system_until_one_is_chosen(chromium, ur
         assert await page.evaluate(colour) == dark
         await page.click("#theme")
         assert await page.evaluate(colour) == light
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+async def test_every_view_fits_into_the_window(chromium, url, width):
+    """Nothing is cut off at the side, with long texts as well."""
+    long = "very.long.type.of.an.event." * 6
+    names = [{"type": long, "visitor": f"ECID {ANNA}{n}", "findings": [FINDING]} for n in range(40)]
+    feed = messages(HELLO, ("entries", [entry(1, *names, tag=long, fault="status 503")]))
+    async with open_desk(chromium, url, feed) as page:
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.wait_for_selector("#rows .canvas .event")
+        for view in ("visitors", "problems", "faults", "timeline"):
+            await page.click(f"nav [data-view={view}]")
+            await page.evaluate(TWO_FRAMES)
+            assert await page.evaluate(CUT_OFF) == []
+        await page.click("#rows [aria-rowindex='3']")
+        await page.wait_for_selector("#details:not([hidden])")
+        assert await page.evaluate(CUT_OFF) == []
+        assert await page.locator("#close-details").is_visible()
+
+
+CUT_OFF = """() => [...document.querySelectorAll("button, input, select, h2, svg, .event, .card")].filter(element => {
+    if (!element.checkVisibility() || element.closest("#patterns, .sr-only")) return false;
+    const { left, right } = element.getBoundingClientRect();
+    return left < -0.5 || right > innerWidth + 0.5;
+}).map(element => element.id || element.className || element.textContent)"""
+
+
+async def test_rates_and_counts_are_told_in_words_too(desk, url):
+    """The chart has a text, and the region that is read out speaks of sums, not of each event."""
+    region = desk.locator("#announcer")
+    assert await region.get_attribute("aria-live") == "polite"
+    await asyncio.to_thread(collect, url, event("one"), event("two"))
+    await has_rows(desk, 2)
+    assert await region.text_content() == ""
+    await desk.evaluate("announce()")
+    assert await region.text_content() == "2 events and requests in the timeline, 0 with problems."
+    await desk.wait_for_function(
+        "() => /now, [0-9.]*[1-9] at most/.test(document.getElementById('rate-chart').getAttribute('aria-label'))"
+    )
+
+
+async def test_nothing_moves_for_those_who_asked_for_that(chromium, url):
+    for motion, name in (("no-preference", "rise"), ("reduce", "none")):
+        async with open_desk(chromium, url, reduced_motion=motion) as page:
+            await page.click("#theme")
+            assert (
+                await page.evaluate("getComputedStyle(document.getElementById('toast')).animationName")
+                == name
+            )
 
 
 CONTRAST = """() => {
@@ -686,7 +755,7 @@ async def test_the_page_is_one_file_under_a_policy_that_names_its_script(url):
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert "http" not in policy
-    assert httpx.get(f"{url}/_dev/", headers={"host": "evil.example"}).status_code == 403
+    assert httpx.get(f"{url}/_dev/", headers={"host": "elsewhere.example"}).status_code == 403
 
 
 async def test_faults_are_switched_on_the_page(desk, url, edge):
@@ -699,6 +768,9 @@ async def test_faults_are_switched_on_the_page(desk, url, edge):
     await desk.click("#fault-form [type=submit]")
     await desk.get_by_text("Status 503, Retry-After 2 s").wait_for()
     assert await desk.inner_text("#fault-count") == "1"
+    assert edge.faults.as_json()["faults"] == [
+        {"status": 503, "retryAfter": 2, "path": "/collect", "times": 1, "acted": 0}
+    ]
     refused = await asyncio.to_thread(
         httpx.post, f"{url}/ee/v1/collect?configId=shop", json={"events": [event("one")]}
     )
