@@ -760,7 +760,9 @@ async def test_the_page_is_one_file_under_a_policy_that_names_its_script(url):
 
 async def test_faults_are_switched_on_the_page(desk, url, edge):
     """What the form says is what acts; the list counts how often, and the badge stays in sight."""
+    edge.faults.replace([], seed=7)
     await desk.click("nav [data-view=faults]")
+    await desk.wait_for_function("() => document.querySelector('[name=seed]').value === '7'")
     await desk.select_option("#fault-kind", "status")
     await desk.fill("[name=retryAfter]", "2")
     await desk.fill("[name=path]", "/collect")
@@ -778,6 +780,7 @@ async def test_faults_are_switched_on_the_page(desk, url, edge):
     await desk.get_by_text("acted 1 time").wait_for()
     await asyncio.to_thread(collect, url, event("two"))
 
+    assert await desk.input_value("[name=path]") == ""  # the next one begins anew
     await desk.select_option("#fault-kind", "latency")
     await desk.fill("[name=latency]", "1")
     await desk.fill("[name=visitor]", "ECID")
@@ -788,7 +791,7 @@ async def test_faults_are_switched_on_the_page(desk, url, edge):
     assert [fault["latency"] for fault in edge.faults.as_json()["faults"]] == [1]
     await desk.click("#no-faults")
     await desk.get_by_text("No fault is on").wait_for()
-    assert edge.faults.as_json()["faults"] == []
+    assert edge.faults.as_json() == {"seed": 7, "faults": []}
 
 
 async def test_a_fault_that_cannot_be_used_is_explained(desk):
