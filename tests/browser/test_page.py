@@ -344,35 +344,32 @@ async def test_a_lane_shows_that_nothing_was_sent_before_the_yes_or_after_the_no
 
 
 async def test_problems_are_grouped_with_what_to_do(chromium, url):
-    problem = {
-        "code": "0306-400",
-        "title": "No primary identity",
-        "detail": "The event #0 has none.",
-        "eventIndex": 0,
-    }
-    refused = {"status": 400, "problem": problem}
-    outcome = {"outcome": "refused"}
+    """By what is wrong and where; places in lists do not count, and a refused request counts once."""
+
+    def refused(n, index):
+        problem = {"code": "0306-400", "title": "No primary identity", "eventIndex": index}
+        problem["detail"] = f"The event #{index} has none."
+        return entry(n, *[{"outcome": "refused"}] * 3, status=400, problem=problem)
+
+    first, third, elsewhere = (
+        {"findings": [{**FINDING, "path": path}]}
+        for path in ("xdm.items[0].field1", "xdm.items[2].field1", "xdm.items[2].field2")
+    )
     feed = messages(
         HELLO,
-        (
-            "entries",
-            [
-                entry(1, {"findings": [FINDING]}, {}),
-                entry(2, {"findings": [FINDING]}),
-                entry(3, outcome, outcome, **refused),
-            ],
-        ),
+        ("entries", [entry(1, first, {}), entry(2, third, elsewhere), refused(3, 0), refused(4, 2)]),
     )
     async with open_desk(chromium, url, feed) as page:
-        await has_rows(page, 5)
+        await has_rows(page, 10)
         await page.click("nav [data-view=problems]")
         cards = page.locator("#problem-list .card")
         texts = await cards.all_inner_texts()
-        assert len(texts) == 2
-        assert "xdm.commerce.purchase" in texts[0]
-        assert "2 times" in texts[0]
+        assert [text.count(" times") for text in texts] == [1, 1, 0]
+        assert all("2 times" in text for text in texts[:2])
+        assert "xdm.items[0].field1" in texts[0]
         assert "What to do: Write 'purchases'." in texts[0]
-        assert "1 time," in texts[1]  # one request, however many events it had
+        assert "No primary identity. The event #0 has none." in texts[1]
+        assert "xdm.items[2].field2" in texts[2]
         await cards.nth(0).get_by_text("Show them in the timeline").click()
         await has_rows(page, 2)
 
@@ -398,7 +395,6 @@ async def test_what_was_cleared_while_nobody_listened_is_gone_after_the_reconnec
     again = soon + messages(("hello", {"session": "a", "dropped": 0, "earlier": 0, "before": 9}))
     async with open_desk(chromium, url, feed=first) as page:
         await has_rows(page, 8)
-        await page.unroute("**/_dev/feed")
         await page.route(
             "**/_dev/feed", lambda route: route.fulfill(body=again, content_type="text/event-stream")
         )
