@@ -296,6 +296,8 @@ async def test_hidden_signs_are_written_as_escapes_for_python(desk, url):
     assert text.isprintable() or set(filter(lambda sign: not sign.isprintable(), text)) == {"\n"}
 
 
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 LANE = """lane => Object.fromEntries([...lane.querySelectorAll("path[data-choice], path[data-outcome]")].map(path =>
     [path.dataset.choice || path.dataset.outcome, (path.getAttribute("d").match(/M[\\d.]+/g) || []).map(x => +x.slice(1))]))"""
 
@@ -342,35 +344,32 @@ async def test_a_lane_shows_that_nothing_was_sent_before_the_yes_or_after_the_no
 
 
 async def test_problems_are_grouped_with_what_to_do(chromium, url):
-    problem = {
-        "code": "0306-400",
-        "title": "No primary identity",
-        "detail": "The event #0 has none.",
-        "eventIndex": 0,
-    }
-    refused = {"status": 400, "problem": problem}
-    outcome = {"outcome": "refused"}
+    """By what is wrong and where; places in lists do not count, and a refused request counts once."""
+
+    def refused(n, index):
+        problem = {"code": "0306-400", "title": "No primary identity", "eventIndex": index}
+        problem["detail"] = f"The event #{index} has none."
+        return entry(n, *[{"outcome": "refused"}] * 3, status=400, problem=problem)
+
+    first, third, elsewhere = (
+        {"findings": [{**FINDING, "path": path}]}
+        for path in ("xdm.items[0].field1", "xdm.items[2].field1", "xdm.items[2].field2")
+    )
     feed = messages(
         HELLO,
-        (
-            "entries",
-            [
-                entry(1, {"findings": [FINDING]}, {}),
-                entry(2, {"findings": [FINDING]}),
-                entry(3, outcome, outcome, **refused),
-            ],
-        ),
+        ("entries", [entry(1, first, {}), entry(2, third, elsewhere), refused(3, 0), refused(4, 2)]),
     )
     async with open_desk(chromium, url, feed) as page:
-        await has_rows(page, 5)
+        await has_rows(page, 10)
         await page.click("nav [data-view=problems]")
         cards = page.locator("#problem-list .card")
         texts = await cards.all_inner_texts()
-        assert len(texts) == 2
-        assert "xdm.commerce.purchase" in texts[0]
-        assert "2 times" in texts[0]
+        assert [text.count(" times") for text in texts] == [1, 1, 0]
+        assert all("2 times" in text for text in texts[:2])
+        assert "xdm.items[0].field1" in texts[0]
         assert "What to do: Write 'purchases'." in texts[0]
-        assert "1 time," in texts[1]  # one request, however many events it had
+        assert "No primary identity. The event #0 has none." in texts[1]
+        assert "xdm.items[2].field2" in texts[2]
         await cards.nth(0).get_by_text("Show them in the timeline").click()
         await has_rows(page, 2)
 
@@ -388,6 +387,19 @@ async def test_what_is_cleared_or_dropped_leaves_the_page(chromium, url):
     async with open_desk(chromium, url, feed + messages(("cleared", {"before": 9}))) as page:
         await page.wait_for_selector("#nothing:not([hidden])")
         assert await page.inner_text("#visitor-count") == "0"
+
+
+async def test_what_was_cleared_while_nobody_listened_is_gone_after_the_reconnect(chromium, url):
+    soon = "retry: 50\n\n"
+    first = soon + messages(HELLO, ("entries", [entry(n, {}) for n in range(1, 9)]))
+    again = soon + messages(("hello", {"session": "a", "dropped": 0, "earlier": 0, "before": 9}))
+    async with open_desk(chromium, url, feed=first) as page:
+        await has_rows(page, 8)
+        await page.route(
+            "**/_dev/feed", lambda route: route.fulfill(body=again, content_type="text/event-stream")
+        )
+        await page.wait_for_selector("#nothing:not([hidden])")
+        assert await rows(page) == []
 
 
 async def test_clear_asks_first(desk, url):
@@ -411,6 +423,9 @@ async def test_a_paused_page_stands_still_and_catches_up(desk, url):
     await desk.wait_for_function(
         "() => document.getElementById('connection').textContent === 'Paused, 1 new'"
     )
+    await desk.keyboard.press("3")
+    await desk.keyboard.press("1")
+    await desk.evaluate(TWO_FRAMES)
     assert len(await rows(desk)) == 1
     await desk.click("#pause")
     await has_rows(desk, 3)
@@ -470,6 +485,56 @@ async def test_dark_and_light_follow_the_system_until_one_is_chosen(chromium, ur
         assert await page.evaluate(colour) == dark
         await page.click("#theme")
         assert await page.evaluate(colour) == light
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+async def test_every_view_fits_into_the_window(chromium, url, width):
+    """Nothing is cut off at the side, with long texts as well."""
+    long = "very.long.type.of.an.event." * 6
+    names = [{"type": long, "visitor": f"ECID {ANNA}{n}", "findings": [FINDING]} for n in range(40)]
+    feed = messages(HELLO, ("entries", [entry(1, *names, tag=long, fault="status 503")]))
+    async with open_desk(chromium, url, feed) as page:
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.wait_for_selector("#rows .canvas .event")
+        for view in ("visitors", "problems", "faults", "timeline"):
+            await page.click(f"nav [data-view={view}]")
+            await page.evaluate(TWO_FRAMES)
+            assert await page.evaluate(CUT_OFF) == []
+        await page.click("#rows [aria-rowindex='3']")
+        await page.wait_for_selector("#details:not([hidden])")
+        assert await page.evaluate(CUT_OFF) == []
+        assert await page.locator("#close-details").is_visible()
+
+
+CUT_OFF = """() => [...document.querySelectorAll("button, input, select, h2, svg, .event, .card")].filter(element => {
+    if (!element.checkVisibility() || element.closest("#patterns, .sr-only")) return false;
+    const { left, right } = element.getBoundingClientRect();
+    return left < -0.5 || right > innerWidth + 0.5;
+}).map(element => element.id || element.className || element.textContent)"""
+
+
+async def test_rates_and_counts_are_told_in_words_too(desk, url):
+    """The chart has a text, and the region that is read out speaks of sums, not of each event."""
+    region = desk.locator("#announcer")
+    assert await region.get_attribute("aria-live") == "polite"
+    await asyncio.to_thread(collect, url, event("one"), event("two"))
+    await has_rows(desk, 2)
+    assert await region.text_content() == ""
+    await desk.evaluate("announce()")
+    assert await region.text_content() == "2 events and requests in the timeline, 0 with problems."
+    await desk.wait_for_function(
+        "() => /now, [0-9.]*[1-9] at most/.test(document.getElementById('rate-chart').getAttribute('aria-label'))"
+    )
+
+
+async def test_nothing_moves_for_those_who_asked_for_that(chromium, url):
+    for motion, name in (("no-preference", "rise"), ("reduce", "none")):
+        async with open_desk(chromium, url, reduced_motion=motion) as page:
+            await page.click("#theme")
+            assert (
+                await page.evaluate("getComputedStyle(document.getElementById('toast')).animationName")
+                == name
+            )
 
 
 CONTRAST = """() => {
@@ -686,12 +751,14 @@ async def test_the_page_is_one_file_under_a_policy_that_names_its_script(url):
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert "http" not in policy
-    assert httpx.get(f"{url}/_dev/", headers={"host": "evil.example"}).status_code == 403
+    assert httpx.get(f"{url}/_dev/", headers={"host": "elsewhere.example"}).status_code == 403
 
 
 async def test_faults_are_switched_on_the_page(desk, url, edge):
     """What the form says is what acts; the list counts how often, and the badge stays in sight."""
+    edge.faults.replace([], seed=7)
     await desk.click("nav [data-view=faults]")
+    await desk.wait_for_function("() => document.querySelector('[name=seed]').value === '7'")
     await desk.select_option("#fault-kind", "status")
     await desk.fill("[name=retryAfter]", "2")
     await desk.fill("[name=path]", "/collect")
@@ -699,6 +766,9 @@ async def test_faults_are_switched_on_the_page(desk, url, edge):
     await desk.click("#fault-form [type=submit]")
     await desk.get_by_text("Status 503, Retry-After 2 s").wait_for()
     assert await desk.inner_text("#fault-count") == "1"
+    assert edge.faults.as_json()["faults"] == [
+        {"status": 503, "retryAfter": 2, "path": "/collect", "times": 1, "acted": 0}
+    ]
     refused = await asyncio.to_thread(
         httpx.post, f"{url}/ee/v1/collect?configId=shop", json={"events": [event("one")]}
     )
@@ -706,6 +776,7 @@ async def test_faults_are_switched_on_the_page(desk, url, edge):
     await desk.get_by_text("acted 1 time").wait_for()
     await asyncio.to_thread(collect, url, event("two"))
 
+    assert await desk.input_value("[name=path]") == ""  # the next one begins anew
     await desk.select_option("#fault-kind", "latency")
     await desk.fill("[name=latency]", "1")
     await desk.fill("[name=visitor]", "ECID")
@@ -716,7 +787,7 @@ async def test_faults_are_switched_on_the_page(desk, url, edge):
     assert [fault["latency"] for fault in edge.faults.as_json()["faults"]] == [1]
     await desk.click("#no-faults")
     await desk.get_by_text("No fault is on").wait_for()
-    assert edge.faults.as_json()["faults"] == []
+    assert edge.faults.as_json() == {"seed": 7, "faults": []}
 
 
 async def test_a_fault_that_cannot_be_used_is_explained(desk):

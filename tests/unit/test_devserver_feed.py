@@ -68,7 +68,7 @@ async def test_the_past_comes_first_then_what_happens(edge, open_reader):
     send(edge, "a")
     reader = open_reader()
     name, hello = await reader.next()
-    assert (name, hello["dropped"], hello["earlier"]) == ("hello", 0, 1)
+    assert (name, hello["dropped"], hello["earlier"], hello["before"]) == ("hello", 0, 1, 1)
     assert await reader.numbers() == [1]
     send(edge, "b")
     assert await reader.numbers() == [2]
