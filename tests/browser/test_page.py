@@ -343,6 +343,35 @@ async def test_a_lane_shows_that_nothing_was_sent_before_the_yes_or_after_the_no
         assert words.endswith("Events: 2 recorded, 1 duplicate, 1 withheld, 1 refused.")
 
 
+async def test_a_lane_does_not_say_pending_of_events_that_were_taken(chromium, url):
+    """The application may keep the choice to itself: the edge was not told, and says so; a later no is told."""
+    feed = messages(
+        HELLO,
+        (
+            "entries",
+            [
+                entry(5, {"outcome": "refused"}),
+                entry(10, {"waitedMs": 6000}),
+                entry(12, {}),
+                entry(20, action="privacy/set-consent", consent="out", visitor=f"ECID {ANNA}"),
+                entry(25, {"outcome": "withheld"}),
+            ],
+        ),
+    )
+    async with open_desk(chromium, url, feed) as page:
+        await page.locator(".visitor", has_text=ANNA).click()
+        lane = page.locator("#lane-of-one .lane")
+        await page.wait_for_function(
+            "() => document.querySelector('#lane-of-one path.none').getAttribute('d')"
+        )
+        starts = await lane.evaluate(LANE)
+        assert starts["pending"][0] == 0 < starts["untold"][0] < starts["none"][0]
+        assert starts["all"] == []
+        words = await lane.get_attribute("aria-label")
+        assert words.startswith("Consent: pending, not told from ")
+        assert await page.locator(".visitor .choice", has_text="none").count() == 1
+
+
 async def test_problems_are_grouped_with_what_to_do(chromium, url):
     """By what is wrong and where; places in lists do not count, and a refused request counts once."""
 
