@@ -53,7 +53,9 @@ class Tail:
 
 
 def send(url, **xdm):
-    xdm = {"eventType": "web", "identityMap": {"FPID": [{"id": FPID}]}} | xdm
+    # Complete, so that nothing is said about it.
+    complete = {"_id": "e", "eventType": "web", "timestamp": "2026-11-23T15:20:48Z"}
+    xdm = {**complete, "identityMap": {"FPID": [{"id": FPID, "primary": True}]}, **xdm}
     httpx.post(f"{url}/ee/v1/collect?configId=ds", json={"events": [{"xdm": xdm}]}, trust_env=False)
 
 
@@ -65,9 +67,9 @@ def test_it_shows_what_came_and_what_comes():
         with Tail(server.url, "-n", "2") as shown:
             assert "second" in shown.line()
             assert "third" in shown.line()
-            send(server.url, eventType="fourth", timestamp="2026-11-23T15:20:48Z")
+            send(server.url, eventType="fourth")
             line = shown.line()
-            assert [word in line for word in ("fourth", "recorded", "204", "ECID ", "waited ")] == [True] * 5
+            assert [word in line for word in ("fourth", "duplicate", "204", "ECID ", "waited ")] == [True] * 5
             assert shown.end() == (0, "")
 
 
@@ -88,6 +90,15 @@ def test_scripts_get_json():
         send(server.url)
         with Tail(server.url, "--json") as shown:
             assert json.loads(shown.line())["events"][0]["type"] == "web"
+
+
+def test_what_is_found_in_an_event_stands_below_it():
+    """With what to do."""
+    with serving(create_app(DevelopmentEdge())) as server:
+        send(server.url, _id=None)
+        with Tail(server.url) as shown:
+            assert "recorded" in shown.line()
+            assert "UUID" in shown.line()
 
 
 def test_a_problem_is_shown_with_its_reason():
