@@ -7,6 +7,7 @@ refuses it raises as a `Problem`; the first step turns it into the answer, and r
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -182,7 +183,7 @@ class DevelopmentEdge:
         reading = self._read(request)
         fault = self._fault(request, reading)
         notes = self._notes(request, moment, fault)
-        notes.findings = self._findings(request, reading)
+        notes.findings = self._findings(notes.endpoint, reading)
         try:
             refuse(fault)
             answer, taken = self._admit(request, reading, notes), True
@@ -190,7 +191,7 @@ class DevelopmentEdge:
             answer, taken = _refusal(problem, notes.request_id), False
         answer = _shaped(request, reading, spoil(answer, fault, moment))
         self._record(request, reading, answer, notes, taken=taken)
-        return replace(answer, fault=fault)
+        return answer if fault is None else replace(answer, fault=fault)
 
     def loses(self, request: EdgeRequest) -> bool:
         """Tell whether a fault resets the connection of a request that is not read yet, and record it if so.
@@ -224,16 +225,14 @@ class DevelopmentEdge:
             return None  # refused for it further on
 
     def _notes(self, request: EdgeRequest, moment: datetime, fault: Fault | None) -> Notes:
-        endpoint = self._paths.find(request.path)
         return Notes(
             request_id=_answered_id(request),
             received_at=_timestamp(moment),
             fault=None if fault is None else fault.label,
-            action=None if endpoint is None else endpoint.action,
+            endpoint=self._paths.find(request.path),
         )
 
-    def _findings(self, request: EdgeRequest, reading: Body | Problem) -> dict[int, list[Finding]]:
-        endpoint = self._paths.find(request.path)
+    def _findings(self, endpoint: Endpoint | None, reading: Body | Problem) -> dict[int, list[Finding]]:
         if isinstance(reading, Problem) or endpoint is None or endpoint.action not in _TAKES_EVENTS:
             return {}
         return {
@@ -265,9 +264,9 @@ class DevelopmentEdge:
         self.recorder.add(observe(request, body, answer, notes, taken=taken))
 
     def _admit(self, request: EdgeRequest, reading: Body | Problem, notes: Notes) -> EdgeAnswer:
-        if is_preflight(request.method, request.headers) and self._paths.find(request.path) is not None:
+        if notes.endpoint is not None and is_preflight(request.method, request.headers):
             return EdgeAnswer(204, {**_headers(notes.request_id), **preflight_headers(request.headers)}, b"")
-        endpoint = self._endpoint(request)
+        endpoint = _taking(request, notes.endpoint)
         notes.datastream_id = self._datastream(endpoint, request.query)
         if self._authenticated and endpoint.version == "v2":
             self._check_credentials(request.headers)
@@ -280,14 +279,6 @@ class DevelopmentEdge:
         state = read_state(reading.fields.get("meta"), self._entries, request.headers.get("cookie", ""))
         notes.ecid, notes.consent = state.ecid, state.consent
         return self._act(_Call(endpoint, request, reading, state, notes))
-
-    def _endpoint(self, request: EdgeRequest) -> Endpoint:
-        endpoint = self._paths.find(request.path)
-        if endpoint is None:
-            raise Problem("404", "No endpoint of the edge has this path.")
-        if request.method != "POST":
-            raise Problem("405", "Endpoints of the edge take POST only.")
-        return endpoint
 
     def _datastream(self, endpoint: Endpoint, query: Mapping[str, str]) -> str:
         # Documentation spells the v2 name in two ways; both are taken.
@@ -427,6 +418,14 @@ class DevelopmentEdge:
         return state.consent == "out" or self._consent.is_out(ecid)
 
 
+def _taking(request: EdgeRequest, endpoint: Endpoint | None) -> Endpoint:
+    if endpoint is None:
+        raise Problem("404", "No endpoint of the edge has this path.")
+    if request.method != "POST":
+        raise Problem("405", "Endpoints of the edge take POST only.")
+    return endpoint
+
+
 def _events(call: _Call) -> Sequence[object]:
     """Return the events; v2 interact takes one as ``event``, all others take ``events``."""
     name = "event" if call.endpoint == Endpoint("v2", "interact") else "events"
@@ -514,7 +513,7 @@ def _warnings(arrivals: Sequence[_Arrival]) -> list[dict[str, Any]]:
 def _answered_id(request: EdgeRequest) -> str:
     """Add 16 hex digits to the id that was sent; mint one where none was."""
     sent = request.query.get("requestId") or request.headers.get("x-request-id") or str(uuid.uuid4())
-    return f"{sent}-{uuid.uuid4().hex[:16]}"
+    return f"{sent}-{secrets.token_hex(8)}"
 
 
 def _timestamp(moment: datetime) -> str:
@@ -551,4 +550,5 @@ def _shaped(request: EdgeRequest, reading: Body | Problem, answer: EdgeAnswer) -
     """Give an answer the form that its client reads: in records when asked for, and open to its page."""
     if isinstance(reading, Body) and answer.status < 300:
         answer = in_records(answer, read_record_format(reading.fields.get("meta")))
-    return replace(answer, headers={**answer.headers, **allowing(request.headers)})
+    opened = allowing(request.headers)
+    return replace(answer, headers={**answer.headers, **opened}) if opened else answer

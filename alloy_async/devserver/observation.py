@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .consent import Choice
     from .messages import EdgeAnswer, EdgeRequest
-    from .paths import Action
+    from .paths import Endpoint
 
 __all__ = ["Notes", "observe"]
 
@@ -34,7 +34,7 @@ class Notes:
         request_id: the id under which it is answered.
         received_at: when it arrived, RFC 3339 in UTC with milliseconds.
         fault: what a fault switch does to it.
-        action: what is asked of the edge.
+        endpoint: what is asked of the edge; None for a path that it does not have.
         datastream_id: the datastream that it was sent to.
         ecid: whose it is as a whole.
         consent: the visitor's choice, when the request makes or brings one.
@@ -46,7 +46,7 @@ class Notes:
     request_id: str
     received_at: str
     fault: str | None = None
-    action: Action | None = None
+    endpoint: Endpoint | None = None
     datastream_id: str | None = None
     ecid: str | None = None
     consent: Choice | None = None
@@ -80,7 +80,7 @@ def observe(
         text=None if reading or not request.body else request.body.decode(errors="backslashreplace"),
         size=len(request.body or b""),
         answer=answer,
-        action=notes.action,
+        action=None if notes.endpoint is None else notes.endpoint.action,
         datastream_id=notes.datastream_id,
         visitor=_named("ECID", notes.ecid),
         consent=notes.consent,
