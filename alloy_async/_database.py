@@ -26,6 +26,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from ._threads import start_thread
+
 __all__ = [
     "ROLLBACK_JOURNAL",
     "WRITE_AHEAD_LOG",
@@ -181,12 +183,10 @@ class Database:
 
 
 def _start(jobs: SimpleQueue[_Job | _End], file: _File) -> threading.Thread:
-    thread = threading.Thread(target=_work, args=(jobs, file), name="alloy-sqlite", daemon=True)
     try:
-        thread.start()
+        return start_thread(_work, jobs, file, name="alloy-sqlite")
     except RuntimeError as error:
         raise OSError("no thread can be started for it") from error
-    return thread
 
 
 def _work(jobs: SimpleQueue[_Job | _End], file: _File) -> None:

@@ -32,6 +32,7 @@ from . import (
 )
 from ._consent._rules import Choice, Purposes
 from ._options import ConfigureOptions
+from ._threads import start_thread
 from .edge.state import ClientState, StateUpdate
 from .outbox.base import Shelf
 
@@ -278,9 +279,8 @@ class _LoopThread:
     def _start(self, command: str) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
         loop.set_default_executor(_DaemonThreads())
-        thread = threading.Thread(target=_run, args=(loop,), name="alloy-blocking", daemon=True)
         try:
-            thread.start()
+            thread = start_thread(_run, loop, name="alloy-blocking")
         except RuntimeError as error:
             loop.close()
             raise InvalidCommand(command, f"no thread could be started ({error}).") from None
@@ -320,7 +320,7 @@ class _DaemonThreads(concurrent.futures.ThreadPoolExecutor):
                 future.set_exception(error)
 
         try:
-            threading.Thread(target=run, name="alloy-lookup", daemon=True).start()
+            start_thread(run, name="alloy-lookup")
         except RuntimeError:  # Python 3.12 starts no thread at exit
             run()
         return future

@@ -23,6 +23,7 @@ WORDS = [
     "_version",
     "_json",
     "_process",
+    "_threads",
     "_slices",
     "settings",
     "_futures",
