@@ -343,13 +343,14 @@ class Fallback:
             claimed = await self._outbox.claim(consenting.keys(), count=CLAIM, size=CLAIM_SIZE)
             self._let_wait(visitors.on_claimed(claimed, consenting))
             if not claimed:
-                self._left = self._left.difference(consenting)
                 break
             if self._returning.total() >= CLAIM:
                 self._more_to_claim = True
                 return
         for visitor in filter(visitors.has_declined, self._left):
             await self.erase(visitor)
+        # Last: from now on nothing new of theirs waits behind what came while they were being taken over.
+        self._left = self._left.difference(consenting)
 
     def _let_wait(self, commands: Sequence[EventCommand]) -> None:
         """Let events wait that were left here; end those that have been refused meanwhile."""

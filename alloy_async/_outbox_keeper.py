@@ -108,7 +108,7 @@ class OutboxKeeper:
         self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
         self._consenting: Consenting = _nobody
-        self._on_entered: Callable[[Collection[VisitorKey]], Awaitable[None]] = _nothing_to_read
+        self._on_entered: Callable[[], Awaitable[None]] = _nothing_to_read
 
     async def open(
         self,
@@ -117,7 +117,7 @@ class OutboxKeeper:
         on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]],
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
-        on_entered: Callable[[Collection[VisitorKey]], Awaitable[None]],
+        on_entered: Callable[[], Awaitable[None]],
         local: TakingOver,
     ) -> None:
         """Begin work.
@@ -129,7 +129,7 @@ class OutboxKeeper:
                 them as commands.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
-            on_entered: reads the choices of visitors again, where the outbox was down in the beginning, so that nobody
+            on_entered: reads the choices that are known again, where the outbox was down in the beginning, so that nobody
                 has heard who declined meanwhile.
             local: what the fallback needs to know of visitors.
 
@@ -261,11 +261,14 @@ class OutboxKeeper:
         return True
 
     def _gathered(self) -> list[EventCommand]:
-        """Take what is to be written next: what waits in the fallback first."""
-        gathered = [] if self._fallback is None else self._fallback.take(GROUP)
+        """Take what is to be written next: what waits in the fallback first, and nothing that must wait there."""
+        gathered: list[EventCommand] = []
+        behind: list[EventCommand] = []
+        if self._fallback is not None:
+            gathered, behind = self._fallback.take(GROUP), self._take_behind(self._fallback)
         room = GROUP - len(gathered)
         gathered += self._unwritten[:room]
-        self._unwritten = self._unwritten[room:]
+        self._unwritten = behind + self._unwritten[room:]
         return gathered
 
     async def _hand_over(self) -> None:
@@ -378,6 +381,10 @@ class OutboxKeeper:
         if self._is_down:
             gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
             return gathered
+        return self._take_behind(fallback)
+
+    def _take_behind(self, fallback: Fallback) -> list[EventCommand]:
+        """Take what comes after something that is being taken over on this machine."""
         if not fallback.left():
             return []
         behind = [command for command in self._unwritten if fallback.is_behind(command)]
@@ -446,7 +453,7 @@ class OutboxKeeper:
         """Open the outbox, where it was down in the beginning."""
         if not self._is_entered:
             self._epoch = await self._outbox.open()
-            await self._on_entered({command.visitor.key for command in self.unwritten()})
+            await self._on_entered()
             self._is_entered = True  # last: what fails is done again
 
     # What others did
@@ -690,7 +697,7 @@ def _no_commands(*_: object) -> list[EventCommand]:
     return []
 
 
-async def _nothing_to_read(_: Collection[VisitorKey]) -> None:
+async def _nothing_to_read() -> None:
     """Read nothing."""
 
 

@@ -91,6 +91,18 @@ class Local(MemoryOutbox):
 
     failing = False
     claiming = None
+    erasing = None
+    asking = None
+
+    async def changes(self, since):
+        if self.asking is not None:
+            await self.asking
+        return await super().changes(since)
+
+    async def erase(self, visitor):
+        if self.erasing is not None:
+            await self.erasing
+        return await super().erase(visitor)
 
     async def claim(self, visitors, *, count, size):
         if self.claiming is not None:
@@ -496,6 +508,56 @@ async def left_by_another(world, name, *types):
     await outbox.aclose()
 
 
+async def test_nothing_overtakes_what_came_while_it_was_being_taken_over(world, edge, store, monkeypatch):
+    """Also while what others have declined is still being erased here."""
+    first = await world.start()
+    for name in ("anne", "bert"):
+        await first.visitor(name).opt_in(purposes="all")
+    first.shared.down = True
+    for name in ("anne", "bert"):
+        await first.visitor(name).event(type=f"{name} 1", ack="stored")
+    await world.kill(first)
+    kept = await store.load_preference(key_of("bert"))
+    await store.save_preference(key_of("bert"), replace(kept, purposes="none"))
+    claiming, erasing = (asyncio.get_running_loop().create_future() for _ in range(2))
+    monkeypatch.setattr(Local, "claiming", claiming)
+    monkeypatch.setattr(Local, "erasing", erasing)
+    second = await world.start()
+    anne = second.visitor("anne")
+    await anne.event(type="anne 2", ack="stored")
+    await settle(50)
+    claiming.set_result(None)
+    await settle(50)
+    anne.event(type="anne 3")
+    await settle(50)
+    erasing.set_result(None)
+    await settle(100)
+    assert edge.event_types == ["anne 1", "anne 2", "anne 3"]
+
+
+async def test_nothing_overtakes_while_it_is_asked_what_others_of_this_machine_did(world, monkeypatch):
+    """What is called between two steps is looked at once more before it is written."""
+    first = await world.start(relay=True)
+    await first.visitor("anne").opt_in(purposes="all")
+    first.shared.down = True
+    old = await first.visitor("anne").event(type="1", ack="stored")
+    await world.kill(first)
+    claiming, asking = (asyncio.get_running_loop().create_future() for _ in range(2))
+    monkeypatch.setattr(Local, "claiming", claiming)
+    second = await world.start(relay=True)
+    monkeypatch.setattr(Local, "asking", asking)
+    world.here.epoch += 1
+    second.visitor("bert", purposes="all").event(type="bert")
+    await settle()
+    new = second.visitor("anne").event(type="2")
+    await settle()
+    asking.set_result(None)
+    await settle(50)
+    claiming.set_result(None)
+    await settle(100)
+    assert second.shared.written[1:] == [old.event_id, new.result().event_id]
+
+
 async def test_nothing_is_sent_before_what_was_taken_over(world, edge):
     """Not even what is in the shared outbox already, as long as something older of its visitor waits here."""
     alloy = await world.start(ordered=True)
@@ -552,6 +614,29 @@ async def test_a_start_while_the_shared_outbox_is_down(world, edge, caplog):
     await world.pass_time()
     assert edge.event_types == ["1", "2"]
     assert world.stored_here() == []
+
+
+@pytest.mark.parametrize("how", ["unwritten", "idle"])
+async def test_a_refusal_elsewhere_before_the_shared_outbox_was_there(world, edge, store, how):
+    """Nobody could tell of it; whoever is known here is asked about again, also when nothing of theirs waits."""
+    first = await world.start()
+    await first.visitor("anne").opt_in(purposes="all")
+    second = await world.start(down=True)
+    anne = second.visitor("anne")
+    assert await anne.get_purposes() == "all"
+    if how == "unwritten":
+        await anne.event(type="1", ack="stored")
+    await world.pass_time()
+    kept = await store.load_preference(key_of("anne"))
+    await store.save_preference(key_of("anne"), replace(kept, purposes="none", chosen_at=world.clock.time()))
+    await world.make_shared().erase(key_of("anne"))
+    second.shared.down = False
+    await world.pass_time()
+    late = anne.event(type="2")
+    await settle(50)
+    assert edge.events == []
+    assert isinstance(late.exception(), ConsentDeclined)
+    await world.pass_time()
 
 
 async def test_a_look_that_somebody_has_cancelled(world, edge):
