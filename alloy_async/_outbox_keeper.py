@@ -483,7 +483,8 @@ class OutboxKeeper:
             async with self._order:
                 await self._outbox.renew()
                 await self._erase_here(self._apply(await self._outbox.changes(self._epoch)))
-            self._stale = not self._outbox.may_send(self._epoch)
+            # What was turned away since the answer came is judged by the next one.
+            self._stale = bool(self._held_back) or not self._outbox.may_send(self._epoch)
             if self._stale:  # it cannot tell: it is not asked again and again without a pause
                 self._again = self._clock.call_later(LAZY, self._look_again)
             self._come_up()

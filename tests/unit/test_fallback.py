@@ -838,6 +838,33 @@ async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatc
     assert world.stored_here() == ["living"]
 
 
+async def test_what_is_turned_away_while_a_refusal_is_being_erased_here_goes_on(world, edge, monkeypatch):
+    """The outbox did not know of the yes that came after the refusal; the worker looks once more, and writes it again."""
+    alloy = await world.start()
+    anne = alloy.visitor("anne")
+    await anne.opt_in(purposes="all")
+    monkeypatch.setattr(Local, "claiming", asyncio.get_running_loop().create_future())
+    await left_by_another(world, "bert", "1")
+    erasing = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(Local, "erasing", erasing)
+
+    async def hear_of_refusals():
+        alloy.shared.on_write = None
+        for name in ("anne", "bert"):
+            await world.make_shared().erase(key_of(name))
+        alloy._engine._keeper.look()
+        await settle()
+
+    alloy.shared.on_write = hear_of_refusals
+    event = anne.event(type="after the yes")
+    await settle(50)
+    erasing.set_result(None)
+    await settle()
+    await world.pass_time()
+    assert event.done()
+    assert edge.event_types == ["after the yes"]
+
+
 @pytest.mark.parametrize("relay", [False, True])
 @pytest.mark.parametrize("where", ["this process", "this machine", "another machine"])
 async def test_a_refusal_while_events_move_wins(world, edge, store, where, relay):
