@@ -964,6 +964,24 @@ async def test_a_cancelled_event_is_erased_here(world, edge):
     assert (edge.events, alloy.statistics().cancelled) == ([], 1)
 
 
+@pytest.mark.parametrize("name", ["anne", None])
+async def test_what_was_cancelled_takes_no_memory(world, monkeypatch, name):
+    """However many callers lose patience while the outbox is down, and although something older goes on waiting."""
+    monkeypatch.setattr(_fallback, "ENDED", 10)
+    alloy = await world.start(relay=name is None)  # only with it any event of a visitor without a key waits
+    alloy.shared.down = True
+    visitor = alloy.visitor(name, purposes="all")
+    visitor.event()
+    await settle()
+    for _ in range(100):
+        event = visitor.event()
+        await settle()
+        event.cancel()
+    await settle()
+    assert len(alloy._engine._keeper.unwritten()) < 20
+    assert (alloy.statistics().queued, alloy.statistics().cancelled) == (1, 100)
+
+
 # How it stands, and what it is for
 
 
