@@ -655,6 +655,7 @@ class OutboxKeeper:
     async def finish(self) -> None:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
+        self._consenting = _nobody  # a look that is under way claims too, once it has come to its end
         await cancel_all(task for task in [self._claiming] if task is not None)
         if self._fallback is not None:
             await self._fallback.finish()

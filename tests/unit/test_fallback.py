@@ -412,6 +412,41 @@ async def test_closing_while_it_is_down_keeps_what_is_here(world, caplog):
     assert any("2 are kept in the outbox for the next start" in line for line in caplog.messages)
 
 
+async def test_nothing_is_taken_over_while_it_is_being_closed(world, edge, monkeypatch):
+    """Also when the shared outbox comes back at that moment: what was left there is left to the next start."""
+    first = await world.start()
+    await first.visitor("anne").opt_in(purposes="all")
+    edge.hold()
+    first.visitor("anne").event(type="1")
+    await settle()
+    await world.kill(first)
+    edge.release()
+    second = await world.start(down=True)
+    assert await second.visitor("anne").get_purposes() == "all"
+    keeper, coming = second._engine._keeper, asyncio.get_running_loop().create_future()
+    renew, finish = second.shared.renew, keeper.finish
+
+    async def renew_slowly():
+        await asyncio.shield(coming)
+        return await renew()
+
+    async def finish_slowly():
+        await finish()
+        coming.set_result(None)
+        await settle()
+
+    monkeypatch.setattr(second.shared, "renew", renew_slowly)
+    monkeypatch.setattr(keeper, "finish", finish_slowly)
+    second.shared.down = False
+    await world.pass_time()
+    closing = asyncio.ensure_future(second.aclose(grace=1))
+    await world.pass_time()
+    books = await closing
+    world.workers.remove(second)
+    assert (books.open, books.recovered) == (0, 0)
+    assert len(world.stored_there()) == 1
+
+
 async def test_flushing_waits_for_what_is_here(world, edge):
     """It ends once that has been sent, and does not keep the loop busy meanwhile."""
     alloy = await world.start(down=True)
