@@ -237,9 +237,10 @@ class Fallback:
         """
         async with self._order:
             epoch = await self._outbox.erase(visitor)
-            self._erased[visitor] = epoch
             if epoch == self._epoch + 1:
                 self._epoch = epoch  # nothing else has happened
+            else:
+                self._erased[visitor] = epoch
         self._detach([command for command in self._held.values() if command.visitor.key == visitor])
 
     async def erase_refused(self, visitors: Collection[VisitorKey]) -> None:

@@ -564,10 +564,10 @@ class OutboxKeeper:
             raise problem
 
     def _note_erased(self, visitor: VisitorKey, epoch: int) -> None:
-        self._erased[visitor] = epoch
         if epoch == self._epoch + 1:
             self._epoch = epoch  # nothing else has happened
         else:
+            self._erased[visitor] = epoch
             self.look()
 
     async def shelf(self) -> Shelf:

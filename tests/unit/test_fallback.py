@@ -969,11 +969,16 @@ async def test_none_and_all_again_while_it_is_down_keeps_what_came_after(world, 
     assert edge.event_types == ["after"]
 
 
-async def test_what_was_purged_here_is_not_sent(world, edge):
-    """The worker notices before it writes it to the shared outbox, and tells the caller."""
+@pytest.mark.parametrize("refused_before", [False, True])
+async def test_what_was_purged_here_is_not_sent(world, edge, refused_before):
+    """The worker notices before it writes it to the shared outbox, and tells the caller; an old refusal changes nothing."""
     alloy = await world.start()
+    anne = alloy.visitor("anne")
+    if refused_before:
+        await anne.opt_in(purposes="none")
+    await anne.opt_in(purposes="all")
     alloy.shared.down = True
-    event = alloy.visitor("anne", purposes="all").event()
+    event = anne.event()
     await settle()
     for worker in world.here.workers:
         world.here.remove(worker, list(worker.events))
@@ -983,6 +988,20 @@ async def test_what_was_purged_here_is_not_sent(world, edge):
     assert isinstance(event.exception(), OutboxError)
     assert event.exception().action == "keep"
     assert edge.events == []
+
+
+async def test_own_refusals_are_not_remembered_for_good(world):
+    """They are only as long as somebody else could still tell of them."""
+    alloy = await world.start()
+    keeper = alloy._engine._keeper
+    for name in ("anne", "bert"):
+        await alloy.visitor(name).opt_in(purposes="none")
+    assert (keeper._erased, keeper._fallback._erased) == ({}, {})
+    await world.make_shared().erase(key_of("carl"))
+    world.here.epoch += 1
+    await alloy.visitor("dora").opt_in(purposes="none")
+    await world.pass_time()
+    assert (keeper._erased, keeper._fallback._erased) == ({}, {})
 
 
 async def test_a_cancelled_event_is_erased_here(world, edge):
