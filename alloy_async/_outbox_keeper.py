@@ -239,7 +239,7 @@ class OutboxKeeper:
     async def _write_group(self) -> bool:
         """Write what has gathered; return whether it was written."""
         await self._hear_here()
-        group = self._group = _wanted(self._gathered())
+        group = self._group = self._wanted(self._gathered())
         ended, self._ended = self._ended, []
         try:
             stored = await self._outbox.write(outbox_events(group, self._clock), ended, epoch=self._epoch)
@@ -270,6 +270,15 @@ class OutboxKeeper:
         gathered += self._unwritten[:room]
         self._unwritten = behind + self._unwritten[room:]
         return gathered
+
+    def _wanted(self, gathered: list[EventCommand]) -> list[EventCommand]:
+        """Return the events that are to be stored; what comes after something that is held back joins it."""
+        wanted = _consenting(gathered)
+        if self._held_back:
+            held_back = {command.visitor for command in self._held_back}
+            self._held_back += [command for command in wanted if command.visitor in held_back]
+            wanted = [command for command in wanted if command.visitor not in held_back]
+        return wanted
 
     async def _hand_over(self) -> None:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
@@ -333,17 +342,22 @@ class OutboxKeeper:
         if self._lazy is None:
             self._lazy = self._clock.call_later(AGAIN, self._write_ended)
         if self._fallback is not None:
-            here = [command for command in group if _waits_here(command)]
-            self._fallback.give_back(here)
-            self._unwritten = [command for command in group if not _waits_here(command)] + self._unwritten
+            self._give_back(group)
             self._go_down(error)
             return
         if self._waits:
             self._logger.warning("%s; %d events wait in memory, it is tried again", error, len(group))
-            self._unwritten = _young_enough(group, self._clock.monotonic() - self._lifetime) + self._unwritten
+            self._give_back(_young_enough(group, self._clock.monotonic() - self._lifetime))
             return
         for command in group:
             command.fail(copy(error))
+
+    def _give_back(self, commands: list[EventCommand]) -> None:
+        """Let events be written next, in their places, that were taken and not written."""
+        if self._fallback is not None:
+            self._fallback.give_back([command for command in commands if _waits_here(command)])
+            commands = [command for command in commands if not _waits_here(command)]
+        self._unwritten = commands + self._unwritten
 
     # The fallback, while the outbox is down
 
@@ -392,7 +406,7 @@ class OutboxKeeper:
         return behind
 
     async def _store_group(self, fallback: Fallback, gathered: list[EventCommand]) -> None:
-        wanted = _wanted(gathered)
+        wanted = self._wanted(gathered)
         fallback.add(command for command in wanted if _waits_here(command))
         group = self._group = [command for command in wanted if not _waits_here(command)]
         try:
@@ -414,8 +428,8 @@ class OutboxKeeper:
                 command.tell_stored()
 
     def _store_again(self, commands: list[EventCommand]) -> None:
-        """Store events anew that were erased on this machine along with others of their visitor."""
-        self._unwritten = commands + self._unwritten
+        """Store events that were turned away, or erased on this machine, though they may go on: before all others."""
+        self._give_back(commands)
         self._start_writing()
 
     def _taken_over_here(self) -> None:
@@ -525,17 +539,20 @@ class OutboxKeeper:
     def _judge_held_back(self, refused: Collection[VisitorKey]) -> None:
         """Decide about events that the outbox has turned away because their visitors have declined."""
         held_back, self._held_back = self._held_back, []
+        going_on: list[EventCommand] = []
         for command in held_back:
             if command.ended:
                 continue
             if command.visitor.key not in refused:  # but by this worker itself, before they were called
-                self.put(command)
+                going_on.append(command)
             elif (
                 command.visitor.asks
             ):  # in doubt now: a yes that is known here may have come after the refusal
                 command.visitor.gate.readmit([command])
             else:
                 command.fail(ConsentDeclined(command.name))
+        if going_on:
+            self._store_again(going_on)
 
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
@@ -724,8 +741,8 @@ def _end_lost(command: EventCommand, *, refused: bool) -> None:
         command.fail(OutboxError("keep", "shared by several workers", problem))
 
 
-def _wanted(gathered: list[EventCommand]) -> list[EventCommand]:
-    """Return the events that are to be stored; those that have lost their consent meanwhile go back to the gate."""
+def _consenting(gathered: list[EventCommand]) -> list[EventCommand]:
+    """Return the events that may be stored; those that have lost their consent meanwhile go back to the gate."""
     wanted: list[EventCommand] = []
     for (visitor, _), theirs in groupby(gathered, key=lambda command: (command.visitor, command.epoch)):
         waiting = [command for command in theirs if command.stage is not None]
