@@ -183,7 +183,7 @@ class Alloy(PersonalCommands):
             seen_at: seconds since 1970 of the newest choice that the browser has seen.
             fpid: the first-party id that the browser has, a UUIDv4; used once there is consent.
             ecid: the ECID that the browser has, 38 digits; likewise.
-            context: XDM that is merged under each event: the page, the browser.
+            context: XDM that is merged under each event: the page, the browser. It names no person.
             state: what the browser keeps for the edge; goes up with events that need an answer.
 
         Raises:

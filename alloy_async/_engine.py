@@ -21,7 +21,7 @@ from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
-from ._slices import SLICE, in_slices
+from ._slices import SLICE, in_slices, slice_by_slice
 from ._visitor import Household, VisitorState
 from ._visitors import Visitors
 from .edge.client import EdgeClient
@@ -246,7 +246,7 @@ class Engine:
         if self._closed_with is not None:
             return
         if changes is None:
-            in_slices([self.visitor, *self.visitors], _look_again_in_doubt)
+            in_slices(filter(_is_in_use, [self.visitor, *self.visitors]), _look_again_in_doubt)
             return
         for change in changes:
             state = self.visitors.by_digest(change.visitor)
@@ -358,11 +358,10 @@ class Engine:
             commands.append(state.recover(one, epoch, local=True))
         return commands
 
-    async def _read_again(self, visitors: Collection[VisitorKey]) -> None:
-        """Read choices again that somebody may have changed without our hearing of it, before their events go on."""
-        states = [state for key in visitors if (state := self._find(key)) is not None]
-        for state in states:
-            state.look_again(refused=None)
+    async def _read_again(self) -> None:
+        """Read the choices that are known again: somebody may have changed them without our hearing of it."""
+        states = [state for state in (self.visitor, *self.visitors) if _is_in_use(state)]
+        await slice_by_slice(states, _look_again_in_doubt)
         for state in states:
             await state.read_choice()
         await self._erase_what_was_refused()
@@ -520,9 +519,13 @@ def _tell(heard: Callable[[Sequence[Change] | None], None] | None, changes: Sequ
         heard(changes)
 
 
+def _is_in_use(state: VisitorState) -> bool:
+    """Return whether its choice is known, or waited for; otherwise it is read when something needs it."""
+    return state.knows_choice or len(state.gate) > 0
+
+
 def _look_again_in_doubt(state: VisitorState) -> None:
-    if state.knows_choice or len(state.gate):  # otherwise it is read when something needs it
-        state.look_again(refused=None)
+    state.look_again(refused=None)
 
 
 def make_clock(settings: Settings) -> Clock:

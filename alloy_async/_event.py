@@ -179,9 +179,12 @@ def _write_xdm(added: dict[str, Any], given: dict[str, Any], text: bytes | None)
         return [write({"xdm": overlay({"implementationDetails": IMPLEMENTATION, **added}, given)})[:-1]]
     if not added.keys().isdisjoint(given):
         added = {key: value for key, value in added.items() if key not in given}
-    pieces = [_OPENED]
-    if added:
-        pieces += (b",", write({"xdm": added})[len(_OPENING) : -2])
+    if "implementationDetails" in added:  # a context may have its own
+        pieces = [write({"xdm": added})[:-2]]
+    else:
+        pieces = [_OPENED]
+        if added:
+            pieces += (b",", write({"xdm": added})[len(_OPENING) : -2])
     pieces += (b",", text[1:]) if given else (b"}",)
     return pieces
 

@@ -40,6 +40,9 @@ CLAIM = 2_000
 CLAIM_SIZE = 4_194_304
 """Events, and bytes of them, that are taken over in one step."""
 
+ENDED = 2_000
+"""Events that may lie in the line although they have ended, such as those whose callers have lost patience."""
+
 EXPIRY = 3_600.0
 """Seconds between two looks for events that are too old."""
 
@@ -94,6 +97,7 @@ class Fallback:
         # A refusal of our own must be known as ours before anybody reads that there was one.
         self._order = asyncio.Lock()
         self._line: deque[EventCommand] = deque()
+        self._clear_at = ENDED
         self._behind: list[EventCommand] = []
         self._held: dict[int, EventCommand] = {}
         self._ended: list[int] = []
@@ -153,8 +157,11 @@ class Fallback:
         self._line.extendleft(reversed(commands))
 
     def add(self, commands: Iterable[EventCommand]) -> None:
-        """Let events wait, behind all others."""
+        """Let events wait, behind all others; now and then those that have ended leave."""
         self._line.extend(commands)
+        if len(self._line) > self._clear_at:
+            self._line = deque(command for command in self._line if not command.ended)
+            self._clear_at = 2 * len(self._line) + ENDED
 
     def end_too_old(self, error: OutboxError, released_before: float) -> None:
         """End the events that have waited for too long.
@@ -195,6 +202,7 @@ class Fallback:
         except BaseException:
             self._ended = ended + self._ended
             raise
+        waiting = []
         for command, key in zip(commands, stored.keys, strict=True):
             if key is not None:
                 command.local_key = key
@@ -202,7 +210,8 @@ class Fallback:
                 if command.ended:  # it was withdrawn while it was being written
                     self.let_go(command)
                 else:
-                    self._line.append(command)
+                    waiting.append(command)
+        self.add(waiting)
         return stored
 
     def let_go(self, command: EventCommand) -> None:
@@ -228,9 +237,10 @@ class Fallback:
         """
         async with self._order:
             epoch = await self._outbox.erase(visitor)
-            self._erased[visitor] = epoch
             if epoch == self._epoch + 1:
                 self._epoch = epoch  # nothing else has happened
+            else:
+                self._erased[visitor] = epoch
         self._detach([command for command in self._held.values() if command.visitor.key == visitor])
 
     async def erase_refused(self, visitors: Collection[VisitorKey]) -> None:
@@ -343,13 +353,14 @@ class Fallback:
             claimed = await self._outbox.claim(consenting.keys(), count=CLAIM, size=CLAIM_SIZE)
             self._let_wait(visitors.on_claimed(claimed, consenting))
             if not claimed:
-                self._left = self._left.difference(consenting)
                 break
             if self._returning.total() >= CLAIM:
                 self._more_to_claim = True
                 return
         for visitor in filter(visitors.has_declined, self._left):
             await self.erase(visitor)
+        # Last: from now on nothing new of theirs waits behind what came while they were being taken over.
+        self._left = self._left.difference(consenting)
 
     def _let_wait(self, commands: Sequence[EventCommand]) -> None:
         """Let events wait that were left here; end those that have been refused meanwhile."""

@@ -108,7 +108,7 @@ class OutboxKeeper:
         self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
         self._consenting: Consenting = _nobody
-        self._on_entered: Callable[[Collection[VisitorKey]], Awaitable[None]] = _nothing_to_read
+        self._on_entered: Callable[[], Awaitable[None]] = _nothing_to_read
 
     async def open(
         self,
@@ -117,7 +117,7 @@ class OutboxKeeper:
         on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]],
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
-        on_entered: Callable[[Collection[VisitorKey]], Awaitable[None]],
+        on_entered: Callable[[], Awaitable[None]],
         local: TakingOver,
     ) -> None:
         """Begin work.
@@ -129,7 +129,7 @@ class OutboxKeeper:
                 them as commands.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
-            on_entered: reads the choices of visitors again, where the outbox was down in the beginning, so that nobody
+            on_entered: reads the choices that are known again, where the outbox was down in the beginning, so that nobody
                 has heard who declined meanwhile.
             local: what the fallback needs to know of visitors.
 
@@ -239,7 +239,7 @@ class OutboxKeeper:
     async def _write_group(self) -> bool:
         """Write what has gathered; return whether it was written."""
         await self._hear_here()
-        group = self._group = _wanted(self._gathered())
+        group = self._group = self._wanted(self._gathered())
         ended, self._ended = self._ended, []
         try:
             stored = await self._outbox.write(outbox_events(group, self._clock), ended, epoch=self._epoch)
@@ -261,12 +261,24 @@ class OutboxKeeper:
         return True
 
     def _gathered(self) -> list[EventCommand]:
-        """Take what is to be written next: what waits in the fallback first."""
-        gathered = [] if self._fallback is None else self._fallback.take(GROUP)
+        """Take what is to be written next: what waits in the fallback first, and nothing that must wait there."""
+        gathered: list[EventCommand] = []
+        behind: list[EventCommand] = []
+        if self._fallback is not None:
+            gathered, behind = self._fallback.take(GROUP), self._take_behind(self._fallback)
         room = GROUP - len(gathered)
         gathered += self._unwritten[:room]
-        self._unwritten = self._unwritten[room:]
+        self._unwritten = behind + self._unwritten[room:]
         return gathered
+
+    def _wanted(self, gathered: list[EventCommand]) -> list[EventCommand]:
+        """Return the events that are to be stored; what comes after something that is held back joins it."""
+        wanted = _consenting(gathered)
+        if self._held_back:
+            held_back = {command.visitor for command in self._held_back}
+            self._held_back += [command for command in wanted if command.visitor in held_back]
+            wanted = [command for command in wanted if command.visitor not in held_back]
+        return wanted
 
     async def _hand_over(self) -> None:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
@@ -330,17 +342,22 @@ class OutboxKeeper:
         if self._lazy is None:
             self._lazy = self._clock.call_later(AGAIN, self._write_ended)
         if self._fallback is not None:
-            here = [command for command in group if _waits_here(command)]
-            self._fallback.give_back(here)
-            self._unwritten = [command for command in group if not _waits_here(command)] + self._unwritten
+            self._give_back(group)
             self._go_down(error)
             return
         if self._waits:
             self._logger.warning("%s; %d events wait in memory, it is tried again", error, len(group))
-            self._unwritten = _young_enough(group, self._clock.monotonic() - self._lifetime) + self._unwritten
+            self._give_back(_young_enough(group, self._clock.monotonic() - self._lifetime))
             return
         for command in group:
             command.fail(copy(error))
+
+    def _give_back(self, commands: list[EventCommand]) -> None:
+        """Let events be written next, in their places, that were taken and not written."""
+        if self._fallback is not None:
+            self._fallback.give_back([command for command in commands if _waits_here(command)])
+            commands = [command for command in commands if not _waits_here(command)]
+        self._unwritten = commands + self._unwritten
 
     # The fallback, while the outbox is down
 
@@ -378,6 +395,10 @@ class OutboxKeeper:
         if self._is_down:
             gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
             return gathered
+        return self._take_behind(fallback)
+
+    def _take_behind(self, fallback: Fallback) -> list[EventCommand]:
+        """Take what comes after something that is being taken over on this machine."""
         if not fallback.left():
             return []
         behind = [command for command in self._unwritten if fallback.is_behind(command)]
@@ -385,7 +406,7 @@ class OutboxKeeper:
         return behind
 
     async def _store_group(self, fallback: Fallback, gathered: list[EventCommand]) -> None:
-        wanted = _wanted(gathered)
+        wanted = self._wanted(gathered)
         fallback.add(command for command in wanted if _waits_here(command))
         group = self._group = [command for command in wanted if not _waits_here(command)]
         try:
@@ -407,8 +428,8 @@ class OutboxKeeper:
                 command.tell_stored()
 
     def _store_again(self, commands: list[EventCommand]) -> None:
-        """Store events anew that were erased on this machine along with others of their visitor."""
-        self._unwritten = commands + self._unwritten
+        """Store events that were turned away, or erased on this machine, though they may go on: before all others."""
+        self._give_back(commands)
         self._start_writing()
 
     def _taken_over_here(self) -> None:
@@ -446,7 +467,7 @@ class OutboxKeeper:
         """Open the outbox, where it was down in the beginning."""
         if not self._is_entered:
             self._epoch = await self._outbox.open()
-            await self._on_entered({command.visitor.key for command in self.unwritten()})
+            await self._on_entered()
             self._is_entered = True  # last: what fails is done again
 
     # What others did
@@ -476,7 +497,8 @@ class OutboxKeeper:
             async with self._order:
                 await self._outbox.renew()
                 await self._erase_here(self._apply(await self._outbox.changes(self._epoch)))
-            self._stale = not self._outbox.may_send(self._epoch)
+            # What was turned away since the answer came is judged by the next one.
+            self._stale = bool(self._held_back) or not self._outbox.may_send(self._epoch)
             if self._stale:  # it cannot tell: it is not asked again and again without a pause
                 self._again = self._clock.call_later(LAZY, self._look_again)
             self._come_up()
@@ -517,17 +539,20 @@ class OutboxKeeper:
     def _judge_held_back(self, refused: Collection[VisitorKey]) -> None:
         """Decide about events that the outbox has turned away because their visitors have declined."""
         held_back, self._held_back = self._held_back, []
+        going_on: list[EventCommand] = []
         for command in held_back:
             if command.ended:
                 continue
             if command.visitor.key not in refused:  # but by this worker itself, before they were called
-                self.put(command)
+                going_on.append(command)
             elif (
                 command.visitor.asks
             ):  # in doubt now: a yes that is known here may have come after the refusal
                 command.visitor.gate.readmit([command])
             else:
                 command.fail(ConsentDeclined(command.name))
+        if going_on:
+            self._store_again(going_on)
 
     def end_if_gone(self, command: EventCommand) -> None:
         """End a queued event that others have purged or taken over; one that is on the wire settles with the truth."""
@@ -556,10 +581,10 @@ class OutboxKeeper:
             raise problem
 
     def _note_erased(self, visitor: VisitorKey, epoch: int) -> None:
-        self._erased[visitor] = epoch
         if epoch == self._epoch + 1:
             self._epoch = epoch  # nothing else has happened
         else:
+            self._erased[visitor] = epoch
             self.look()
 
     async def shelf(self) -> Shelf:
@@ -647,6 +672,7 @@ class OutboxKeeper:
     async def finish(self) -> None:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
+        self._consenting = _nobody  # a look that is under way claims too, once it has come to its end
         await cancel_all(task for task in [self._claiming] if task is not None)
         if self._fallback is not None:
             await self._fallback.finish()
@@ -690,7 +716,7 @@ def _no_commands(*_: object) -> list[EventCommand]:
     return []
 
 
-async def _nothing_to_read(_: Collection[VisitorKey]) -> None:
+async def _nothing_to_read() -> None:
     """Read nothing."""
 
 
@@ -715,8 +741,8 @@ def _end_lost(command: EventCommand, *, refused: bool) -> None:
         command.fail(OutboxError("keep", "shared by several workers", problem))
 
 
-def _wanted(gathered: list[EventCommand]) -> list[EventCommand]:
-    """Return the events that are to be stored; those that have lost their consent meanwhile go back to the gate."""
+def _consenting(gathered: list[EventCommand]) -> list[EventCommand]:
+    """Return the events that may be stored; those that have lost their consent meanwhile go back to the gate."""
     wanted: list[EventCommand] = []
     for (visitor, _), theirs in groupby(gathered, key=lambda command: (command.visitor, command.epoch)):
         waiting = [command for command in theirs if command.stage is not None]

@@ -20,6 +20,8 @@ MAX_URL = 2_048
 MAX_USER_AGENT = 512
 MAX_HINT = 128
 MAX_HOPS = 32
+MAX_REMEMBERED = 1_024
+"""Bytes of a header by which something is remembered; anybody may send as many as they like, of any length."""
 
 _LANGUAGE = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,7}")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
@@ -65,7 +67,12 @@ class RequestHeaders:
     def of_the_browser(self) -> tuple[bytes, ...]:
         """Return what the browser says of itself, in the order of ``_BROWSER_HEADERS``."""
         first = self._first
-        return tuple([first.get(name, b"") for name in _BROWSER_HEADERS])
+        return tuple([first.get(name, b"")[:MAX_REMEMBERED] for name in _BROWSER_HEADERS])
+
+    @property
+    def host(self) -> str:
+        """The name, and perhaps the port, by which the application was asked; one that is too long is cut, and is none."""
+        return self.get(b"host")[:MAX_REMEMBERED]
 
     @property
     def refuses(self) -> bool:
@@ -157,7 +164,7 @@ def _web(headers: RequestHeaders, url: str | None) -> dict[str, Any]:
 
 def _request_url(scope: Mapping[str, Any], headers: RequestHeaders, proxies: Sequence[Network]) -> str:
     """Return the address that is asked for, as ``_page_url`` does; what is put together here need not be taken apart."""
-    site = _site(_scheme(scope, headers, proxies), headers.get(b"host"))
+    site = _site(_scheme(scope, headers, proxies), headers.host)
     path = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
     query = scope.get("query_string", b"").decode("latin-1")
     if not site or path[:1] not in {b"", b"/"} or not query.isprintable():

@@ -405,7 +405,7 @@ class Site:
 
     def domain(self, headers: RequestHeaders) -> str:
         """Return where the site's cookies live."""
-        return self._attributes.domain or _host_name(headers.get(b"host"))
+        return self._attributes.domain or _host_name(headers.host)
 
     def say(self, error: AlloyError) -> None:
         """Log what is wrong with how requests use their visitors; each problem once."""

@@ -223,7 +223,14 @@ def _check_context(context: object) -> EventContext:
     except Unfit as unfit:
         problem = as_alloy_error("visitor", unfit)
     else:
-        if isinstance(snapshot, dict):
+        if isinstance(snapshot, dict) and "identityMap" not in snapshot:
             return EventContext(snapshot)
-        problem = InvalidCommand("visitor", "must be an object in XDM.", path="context")
+        problem = _unfit_context(snapshot)
     raise problem
+
+
+def _unfit_context(snapshot: object) -> InvalidCommand:
+    if not isinstance(snapshot, dict):
+        return InvalidCommand("visitor", "must be an object in XDM.", path="context")
+    reason = "a person is named by set_customer_ids, or by an event's own xdm."
+    return InvalidCommand("visitor", reason, path="context.identityMap")

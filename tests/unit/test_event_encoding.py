@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from alloy_async import _json
-from alloy_async._event import IMPLEMENTATION, build_event, with_identity
+from alloy_async._event import IMPLEMENTATION, EventContext, build_event, with_identity
 from alloy_async._json import MAX_DEPTH, Unfit, encode, normalise, take
 
 
@@ -399,6 +399,12 @@ ARGUMENTS = {
     "decision_scopes": st.sampled_from([(), ["a"], ["a", "\udfff"], [1], "text"]),
     "local_time": st.booleans(),
     "new_id": st.sampled_from(["6ba7b810-9dad-41d1-80b4-00c04fd430c8", 'odd "id"']),
+    "context": st.none()
+    | st.dictionaries(
+        NAMES.filter(lambda name: name != "identityMap"),  # which a context cannot hold
+        plain | st.dictionaries(st.sampled_from(["name", "version", "x"]), plain | plain_leaves),
+        max_size=4,
+    ).map(EventContext),
 }
 
 
@@ -434,6 +440,9 @@ def without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
 @every_installation
 @given(arguments=st.fixed_dictionaries(ARGUMENTS))
 @example(arguments=PLAIN | {"xdm": {"_id": Text("own")}, "local_time": False})
+@example(arguments=PLAIN | {"context": EventContext(implementationDetails={"name": "own"})})
+@example(arguments=PLAIN | {"xdm": {"a": {"b": 1}}, "context": EventContext(a={"b": "\ud800"})})
+@example(arguments=PLAIN | {"xdm": {"a": {"b": {}}}, "context": EventContext(a={"b": {"c": 10**4_000}})})
 def test_both_ways_build_the_same_event(installation, arguments):
     """The event around the caller's JSON is the event that was merged as objects, or the same refusal."""
     with accelerated(**installation):
@@ -460,6 +469,11 @@ ADDED = {"_id": "the-id", "timestamp": "1970-01-01T00:00:00.000Z", "implementati
         ),
         ({"xdm": {"implementationDetails": 1}}, {"xdm": ADDED | {"implementationDetails": 1}}),
         ({"xdm": dict.fromkeys(ADDED, "1")}, {"xdm": dict.fromkeys(ADDED, "1")}),
+        (
+            {"context": {"implementationDetails": {"name": "own"}}},
+            {"xdm": ADDED | {"implementationDetails": {"name": "own"}}},
+        ),
+        ({"context": {"a": {"b": 1}}, "xdm": {"a": {"c": 2}}}, {"xdm": ADDED | {"a": {"b": 1, "c": 2}}}),
         ({"data": {}}, {"xdm": ADDED, "data": {}}),
         ({"data": [{"a": 1}], "xdm": {"b": (1,)}}, {"xdm": ADDED | {"b": [1]}, "data": [{"a": 1}]}),
     ],
@@ -477,7 +491,8 @@ def test_what_the_caller_says_wins(installation, arguments, event):
 @every_installation
 def test_is_a_snapshot_even_of_what_changes_meanwhile(installation):
     """Code of the caller's that runs while the data is read can no longer change the xdm, in no way."""
-    for own in ({}, {"implementationDetails": {"name": "own"}}, {"timestamp": "t"}, {"n": (1,)}):
+    owns = ({}, {"implementationDetails": {"name": "own"}}, {"timestamp": "t"}, {"n": (1,)})
+    for own, context in itertools.product(owns, (None, EventContext(a={"b": 0}, identity={}, timestamp=0))):
         xdm: dict[str, typing.Any] = {"a": {"b": 1}} | own
 
         class Meddling(collections.UserDict):
@@ -487,7 +502,7 @@ def test_is_a_snapshot_even_of_what_changes_meanwhile(installation):
                 return [("c", 2)]
 
         with accelerated(**installation):
-            parts = build_event(now=0.0, **PLAIN | {"xdm": xdm, "data": Meddling()})
+            parts = build_event(now=0.0, **PLAIN | {"xdm": xdm, "data": Meddling(), "context": context})
         event = json.loads(parts.body, object_pairs_hook=without_twins)
         assert (parts.event_id, parts.has_identity, event["data"]) == ("the-id", False, {"c": 2})
         assert (event["xdm"]["_id"], event["xdm"]["a"], "identityMap" in event["xdm"]) == (

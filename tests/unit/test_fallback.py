@@ -91,6 +91,18 @@ class Local(MemoryOutbox):
 
     failing = False
     claiming = None
+    erasing = None
+    asking = None
+
+    async def changes(self, since):
+        if self.asking is not None:
+            await self.asking
+        return await super().changes(since)
+
+    async def erase(self, visitor):
+        if self.erasing is not None:
+            await self.erasing
+        return await super().erase(visitor)
 
     async def claim(self, visitors, *, count, size):
         if self.claiming is not None:
@@ -400,6 +412,41 @@ async def test_closing_while_it_is_down_keeps_what_is_here(world, caplog):
     assert any("2 are kept in the outbox for the next start" in line for line in caplog.messages)
 
 
+async def test_nothing_is_taken_over_while_it_is_being_closed(world, edge, monkeypatch):
+    """Also when the shared outbox comes back at that moment: what was left there is left to the next start."""
+    first = await world.start()
+    await first.visitor("anne").opt_in(purposes="all")
+    edge.hold()
+    first.visitor("anne").event(type="1")
+    await settle()
+    await world.kill(first)
+    edge.release()
+    second = await world.start(down=True)
+    assert await second.visitor("anne").get_purposes() == "all"
+    keeper, coming = second._engine._keeper, asyncio.get_running_loop().create_future()
+    renew, finish = second.shared.renew, keeper.finish
+
+    async def renew_slowly():
+        await asyncio.shield(coming)
+        return await renew()
+
+    async def finish_slowly():
+        await finish()
+        coming.set_result(None)
+        await settle()
+
+    monkeypatch.setattr(second.shared, "renew", renew_slowly)
+    monkeypatch.setattr(keeper, "finish", finish_slowly)
+    second.shared.down = False
+    await world.pass_time()
+    closing = asyncio.ensure_future(second.aclose(grace=1))
+    await world.pass_time()
+    books = await closing
+    world.workers.remove(second)
+    assert (books.open, books.recovered) == (0, 0)
+    assert len(world.stored_there()) == 1
+
+
 async def test_flushing_waits_for_what_is_here(world, edge):
     """It ends once that has been sent, and does not keep the loop busy meanwhile."""
     alloy = await world.start(down=True)
@@ -496,6 +543,56 @@ async def left_by_another(world, name, *types):
     await outbox.aclose()
 
 
+async def test_nothing_overtakes_what_came_while_it_was_being_taken_over(world, edge, store, monkeypatch):
+    """Also while what others have declined is still being erased here."""
+    first = await world.start()
+    for name in ("anne", "bert"):
+        await first.visitor(name).opt_in(purposes="all")
+    first.shared.down = True
+    for name in ("anne", "bert"):
+        await first.visitor(name).event(type=f"{name} 1", ack="stored")
+    await world.kill(first)
+    kept = await store.load_preference(key_of("bert"))
+    await store.save_preference(key_of("bert"), replace(kept, purposes="none"))
+    claiming, erasing = (asyncio.get_running_loop().create_future() for _ in range(2))
+    monkeypatch.setattr(Local, "claiming", claiming)
+    monkeypatch.setattr(Local, "erasing", erasing)
+    second = await world.start()
+    anne = second.visitor("anne")
+    await anne.event(type="anne 2", ack="stored")
+    await settle(50)
+    claiming.set_result(None)
+    await settle(50)
+    anne.event(type="anne 3")
+    await settle(50)
+    erasing.set_result(None)
+    await settle(100)
+    assert edge.event_types == ["anne 1", "anne 2", "anne 3"]
+
+
+async def test_nothing_overtakes_while_it_is_asked_what_others_of_this_machine_did(world, monkeypatch):
+    """What is called between two steps is looked at once more before it is written."""
+    first = await world.start(relay=True)
+    await first.visitor("anne").opt_in(purposes="all")
+    first.shared.down = True
+    old = await first.visitor("anne").event(type="1", ack="stored")
+    await world.kill(first)
+    claiming, asking = (asyncio.get_running_loop().create_future() for _ in range(2))
+    monkeypatch.setattr(Local, "claiming", claiming)
+    second = await world.start(relay=True)
+    monkeypatch.setattr(Local, "asking", asking)
+    world.here.epoch += 1
+    second.visitor("bert", purposes="all").event(type="bert")
+    await settle()
+    new = second.visitor("anne").event(type="2")
+    await settle()
+    asking.set_result(None)
+    await settle(50)
+    claiming.set_result(None)
+    await settle(100)
+    assert second.shared.written[1:] == [old.event_id, new.result().event_id]
+
+
 async def test_nothing_is_sent_before_what_was_taken_over(world, edge):
     """Not even what is in the shared outbox already, as long as something older of its visitor waits here."""
     alloy = await world.start(ordered=True)
@@ -552,6 +649,29 @@ async def test_a_start_while_the_shared_outbox_is_down(world, edge, caplog):
     await world.pass_time()
     assert edge.event_types == ["1", "2"]
     assert world.stored_here() == []
+
+
+@pytest.mark.parametrize("how", ["unwritten", "idle"])
+async def test_a_refusal_elsewhere_before_the_shared_outbox_was_there(world, edge, store, how):
+    """Nobody could tell of it; whoever is known here is asked about again, also when nothing of theirs waits."""
+    first = await world.start()
+    await first.visitor("anne").opt_in(purposes="all")
+    second = await world.start(down=True)
+    anne = second.visitor("anne")
+    assert await anne.get_purposes() == "all"
+    if how == "unwritten":
+        await anne.event(type="1", ack="stored")
+    await world.pass_time()
+    kept = await store.load_preference(key_of("anne"))
+    await store.save_preference(key_of("anne"), replace(kept, purposes="none", chosen_at=world.clock.time()))
+    await world.make_shared().erase(key_of("anne"))
+    second.shared.down = False
+    await world.pass_time()
+    late = anne.event(type="2")
+    await settle(50)
+    assert edge.events == []
+    assert isinstance(late.exception(), ConsentDeclined)
+    await world.pass_time()
 
 
 async def test_a_look_that_somebody_has_cancelled(world, edge):
@@ -753,6 +873,33 @@ async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatc
     assert world.stored_here() == ["living"]
 
 
+async def test_what_is_turned_away_while_a_refusal_is_being_erased_here_goes_on(world, edge, monkeypatch):
+    """The outbox did not know of the yes that came after the refusal; the worker looks once more, and writes it again."""
+    alloy = await world.start()
+    anne = alloy.visitor("anne")
+    await anne.opt_in(purposes="all")
+    monkeypatch.setattr(Local, "claiming", asyncio.get_running_loop().create_future())
+    await left_by_another(world, "bert", "1")
+    erasing = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(Local, "erasing", erasing)
+
+    async def hear_of_refusals():
+        alloy.shared.on_write = None
+        for name in ("anne", "bert"):
+            await world.make_shared().erase(key_of(name))
+        alloy._engine._keeper.look()
+        await settle()
+
+    alloy.shared.on_write = hear_of_refusals
+    event = anne.event(type="after the yes")
+    await settle(50)
+    erasing.set_result(None)
+    await settle()
+    await world.pass_time()
+    assert event.done()
+    assert edge.event_types == ["after the yes"]
+
+
 @pytest.mark.parametrize("relay", [False, True])
 @pytest.mark.parametrize("where", ["this process", "this machine", "another machine"])
 async def test_a_refusal_while_events_move_wins(world, edge, store, where, relay):
@@ -822,11 +969,16 @@ async def test_none_and_all_again_while_it_is_down_keeps_what_came_after(world, 
     assert edge.event_types == ["after"]
 
 
-async def test_what_was_purged_here_is_not_sent(world, edge):
-    """The worker notices before it writes it to the shared outbox, and tells the caller."""
+@pytest.mark.parametrize("refused_before", [False, True])
+async def test_what_was_purged_here_is_not_sent(world, edge, refused_before):
+    """The worker notices before it writes it to the shared outbox, and tells the caller; an old refusal changes nothing."""
     alloy = await world.start()
+    anne = alloy.visitor("anne")
+    if refused_before:
+        await anne.opt_in(purposes="none")
+    await anne.opt_in(purposes="all")
     alloy.shared.down = True
-    event = alloy.visitor("anne", purposes="all").event()
+    event = anne.event()
     await settle()
     for worker in world.here.workers:
         world.here.remove(worker, list(worker.events))
@@ -836,6 +988,20 @@ async def test_what_was_purged_here_is_not_sent(world, edge):
     assert isinstance(event.exception(), OutboxError)
     assert event.exception().action == "keep"
     assert edge.events == []
+
+
+async def test_own_refusals_are_not_remembered_for_good(world):
+    """They are only as long as somebody else could still tell of them."""
+    alloy = await world.start()
+    keeper = alloy._engine._keeper
+    for name in ("anne", "bert"):
+        await alloy.visitor(name).opt_in(purposes="none")
+    assert (keeper._erased, keeper._fallback._erased) == ({}, {})
+    await world.make_shared().erase(key_of("carl"))
+    world.here.epoch += 1
+    await alloy.visitor("dora").opt_in(purposes="none")
+    await world.pass_time()
+    assert (keeper._erased, keeper._fallback._erased) == ({}, {})
 
 
 async def test_a_cancelled_event_is_erased_here(world, edge):
@@ -850,6 +1016,24 @@ async def test_a_cancelled_event_is_erased_here(world, edge):
     alloy.shared.down = False
     await world.pass_time()
     assert (edge.events, alloy.statistics().cancelled) == ([], 1)
+
+
+@pytest.mark.parametrize("name", ["anne", None])
+async def test_what_was_cancelled_takes_no_memory(world, monkeypatch, name):
+    """However many callers lose patience while the outbox is down, and although something older goes on waiting."""
+    monkeypatch.setattr(_fallback, "ENDED", 10)
+    alloy = await world.start(relay=name is None)  # only with it any event of a visitor without a key waits
+    alloy.shared.down = True
+    visitor = alloy.visitor(name, purposes="all")
+    visitor.event()
+    await settle()
+    for _ in range(100):
+        event = visitor.event()
+        await settle()
+        event.cancel()
+    await settle()
+    assert len(alloy._engine._keeper.unwritten()) < 20
+    assert (alloy.statistics().queued, alloy.statistics().cancelled) == (1, 100)
 
 
 # How it stands, and what it is for

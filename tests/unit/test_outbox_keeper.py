@@ -270,6 +270,41 @@ async def test_none_and_all_again_in_another_process_revive_nothing(
     assert edge.event_types[-1] == "after"
 
 
+async def test_what_was_turned_away_keeps_its_place(options, shelf, clock, monkeypatch):
+    """An event that the outbox took for refused goes on once the worker has looked, and before what was called later."""
+    asking, written = asyncio.get_running_loop().create_future(), []
+
+    class Slow(MemoryOutbox):
+        async def changes(self, since):
+            await asyncio.shield(asking)
+            return await super().changes(since)
+
+        async def write(self, events, ended, *, epoch):
+            if [event.visitor.visitor for event in events] == ["bert"]:
+                asking.set_result(None)
+                await settle()
+            stored = await super().write(events, ended, epoch=epoch)
+            written.extend(
+                event.event_id for event, key in zip(events, stored.keys, strict=True) if key is not None
+            )
+            return stored
+
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 1)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": Slow(shelf, clock=clock)})
+        anne, bert = alloy.visitor("anne", purposes="all"), alloy.visitor("bert", purposes="all")
+        await bert.set_customer_ids(
+            {"CRM": {"id": "b"}}
+        )  # so that its event is written in the turn in which it is called
+        await MemoryOutbox(shelf, clock=clock).erase(VisitorKey(KEY.organisation, KEY.datastream, "carl"))
+        await anne.opt_in(purposes="none")
+        await anne.opt_in(purposes="all")
+        first = anne.event()
+        await settle()
+        events = [bert.event(), first, anne.event(), anne.event()]
+        assert written == [(await event).event_id for event in events]
+
+
 async def test_an_event_that_was_purged_elsewhere_is_not_sent(open_alloy, shelf, clock, edge):
     """The worker notices before its next transmission, and tells the caller."""
     edge.answers.append(EdgeResponse(503, {"retry-after": "10"}, b""))

@@ -122,6 +122,14 @@ def test_what_is_malformed_is_left_out(header, value):
     assert request_context(scope({header: value})) == {"environment": {"type": "browser"}}
 
 
+def test_what_is_remembered_is_small():
+    """By these headers something is remembered for later requests; whoever sends long ones takes no memory for good."""
+    names = ["user-agent", "accept-language", "sec-ch-ua-model", "host"]
+    headers = RequestHeaders([(name.encode(), b"x" * 60_000) for name in names])
+    assert sum(map(len, headers.of_the_browser())) < 5_000
+    assert len(headers.host) < 5_000
+
+
 def test_what_is_long_is_cut_or_left_out():
     """A user agent is cut; an address loses its query, and is left out when that is not enough."""
     context = request_context(

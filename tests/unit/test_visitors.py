@@ -289,6 +289,12 @@ async def test_context_lies_under_each_event(alloy, edge):
     assert replaced["environment"] == "not an object"
 
 
+async def test_a_context_names_nobody(alloy):
+    """An identity map there would stand beside the visitor's own, under the same name, and which one counts nobody knows."""
+    with pytest.raises(InvalidCommand, match=r"context\.identityMap: a person is named by set_customer_ids"):
+        alloy.visitor("anne", context={"identityMap": {"CRM": [{"id": "1"}]}})
+
+
 async def test_state_goes_up_and_comes_back(alloy, edge):
     """With an event that wants an answer, and with no other; what comes back belongs to this view alone."""
     entries = [("kndctr_ORG_identity", "abc=="), ("kndctr_ORG_cluster", "or2")]
