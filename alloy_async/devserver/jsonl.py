@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from .exchange import Exchange
+from .exchange import Exchange, read_exchanges
 from .private_file import create_private
 from .recorder import Past
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
 
 __all__ = ["JSONLinesFile"]
-
-_log = logging.getLogger(__name__)
 
 _RECORDED = re.compile(r'\{"recorded": (\d+), ')
 
@@ -53,18 +49,7 @@ class JSONLinesFile:
                     earlier.append(_recorded(newest[0]))
                 newest.append(line)
         self._stream()
-        return Past(self._readable(newest), len(earlier), sum(earlier))
-
-    def _readable(self, lines: Iterable[str]) -> list[Exchange]:
-        exchanges, broken = [], 0
-        for line in lines:
-            try:
-                exchanges.append(Exchange.from_json(line))
-            except (ValueError, RecursionError):
-                broken += 1
-        if broken:
-            _log.warning("%s: %d lines that no development edge wrote were skipped", self._path, broken)
-        return exchanges
+        return Past(read_exchanges(newest, self._path), len(earlier), sum(earlier))
 
     def write(self, exchange: Exchange) -> None:
         """Keep one exchange."""

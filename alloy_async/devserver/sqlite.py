@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .exchange import Exchange
+from .exchange import Exchange, read_exchanges
 from .private_file import create_private
 from .recorder import Past
 
@@ -75,7 +75,7 @@ class SQLiteFile:
         if not rows:
             return Past(())
         earlier = connection.execute(_EARLIER, (rows[0][0],)).fetchone()
-        return Past([Exchange.from_json(text) for _, text in rows], *earlier)
+        return Past(read_exchanges((text for _, text in rows), self._path), *earlier)
 
     def write(self, exchange: Exchange) -> None:
         """Keep one exchange, in its own transaction."""
