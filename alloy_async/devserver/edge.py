@@ -169,8 +169,8 @@ class DevelopmentEdge:
 
     def reset(self) -> None:
         """Forget events, requests and visitors, in the file too."""
-        self.recorder.clear()
         self._consent.clear()
+        self.recorder.clear()
 
     def close(self) -> None:
         """Close the file; what is in memory can still be read."""

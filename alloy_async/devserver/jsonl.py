@@ -67,8 +67,8 @@ class JSONLinesFile:
     def close(self) -> None:
         """Close the file; a later write opens it again."""
         if self._open is not None:
-            self._open.close()
-            self._open = None
+            stream, self._open = self._open, None
+            stream.close()
 
     def _stream(self) -> TextIO:
         if self._open is None:

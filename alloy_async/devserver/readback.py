@@ -27,7 +27,9 @@ __all__ = ["Readback", "holds"]
 _CHUNK = 500
 """Records written, or searched, at once, so that a full memory does not hold up the loop."""
 
+_EVENT_STREAM = "text/event-stream"
 _MAX_MATCHES = 500
+_MAX_DIGITS = 20
 
 
 class Readback:
@@ -47,7 +49,7 @@ class Readback:
         return [
             Route("/events", self._events, methods=["GET"]),
             Route("/requests", self._requests, methods=["GET"]),
-            Route("/requests/{n:int}", self._request, methods=["GET"]),
+            Route("/requests/{n}", self._request, methods=["GET"]),
             Route("/search", self._search, methods=["GET"]),
             Route("/feed", self._follow, methods=["GET"]),
             Route("/reset", self._reset, methods=["POST"]),
@@ -63,7 +65,8 @@ class Readback:
         return _listing("requests", [exchange.as_request_json for exchange in exchanges], dropped)
 
     async def _request(self, request: Request) -> Response:
-        exchange = self._edge.recorder.get(request.path_params["n"])
+        n = request.path_params["n"]
+        exchange = self._edge.recorder.get(int(n)) if n.isdecimal() and len(n) < _MAX_DIGITS else None
         if exchange is None:
             return refusal(Problem("404", "No exchange of this number is kept."))
         return Response(exchange.as_json(), media_type="application/json")
@@ -82,15 +85,20 @@ class Readback:
         return JSONResponse({"matches": matches[:_MAX_MATCHES]})
 
     async def _follow(self, request: Request) -> Response:
+        if request.method == "HEAD":  # which would wait for the end of what has none
+            return Response(media_type=_EVENT_STREAM)
         messages = self._feed.messages(request.headers.get("last-event-id"))
         try:
             first = await anext(messages)
         except FeedFull:
             return refusal(Problem("503", "As many readers as are served at once follow already; close one."))
-        return StreamingResponse(_continued(first, messages), media_type="text/event-stream")
+        return StreamingResponse(_continued(first, messages), media_type=_EVENT_STREAM)
 
     async def _reset(self, request: Request) -> Response:
-        self._edge.reset()
+        try:
+            self._edge.reset()
+        except Exception as error:  # noqa: BLE001 - a sink's own, whichever it is
+            return refusal(Problem("500", f"The file could not be emptied, and would bring all back: {error}"))
         return Response(status_code=204)
 
 

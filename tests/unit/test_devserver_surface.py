@@ -9,8 +9,10 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from hypothesis import example, given, settings, strategies as st
+from starlette.datastructures import Headers
 
-from alloy_async.devserver import DevelopmentEdge, create_app
+from alloy_async.devserver import DevelopmentEdge, Recorder, create_app
+from alloy_async.devserver.recorder import Past
 
 ACTIONS = ("interact", "collect", "privacy/set-consent", "identity/acquire")
 paths = st.one_of(
@@ -152,3 +154,90 @@ def test_everything_is_answered_and_can_be_read_back(method, path, query, header
         assert (status, type(json.loads(content))) == (200, dict)
     for exchange in edge.recorder.exchanges()[0]:
         assert json.loads(exchange.as_json())["entry"]["n"] == exchange.n
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "9" * 5_000, "0", "-1", "x"])
+def test_an_exchange_that_cannot_be_is_not_found(number):
+    status, _, _ = ask(create_app(), "GET", f"/_dev/requests/{number}", {}, {}, b"")
+    assert status == 404
+
+
+@pytest.mark.parametrize("field", ["path", "visitor", "eventType", "text"])
+def test_faults_may_hold_any_text(field):
+    """They can be read back, and a name that no UTF-8 can spell is refused like any other."""
+    app = create_app()
+    kind = {} if field == "text" else {"status": 503}
+    switched = json.dumps({"faults": [{**kind, field: "\ud800"}]}).encode()
+    assert ask(app, "POST", "/_dev/faults", {}, {}, switched)[0] == 200
+    status, _, content = ask(app, "GET", "/_dev/faults", {}, {}, b"")
+    assert (status, json.loads(content)["faults"][0][field]) == (200, "\ud800")
+    assert ask(app, "POST", "/_dev/faults", {}, {}, b'{"faults":[{"\\ud800":1}]}')[0] == 400
+
+
+@pytest.mark.parametrize("place", ['{"faults":[{"status":%s}]}', '{"faults":%s}', '{"seed":%s,"faults":[]}'])
+def test_faults_of_any_depth_are_refused(place):
+    """What can just be read is more than can be written, further down the stack."""
+    app = create_app()
+    for depth in range(800, 1_020):
+        body = (place % ("[" * depth + "]" * depth)).encode()
+        assert ask(app, "POST", "/_dev/faults", {}, {}, body)[0] == 400
+
+
+def test_only_the_head_of_the_feed_ends_at_once():
+    """A client that asks for no body would wait for its end."""
+    status, answered, content = ask(create_app(), "HEAD", "/_dev/feed", {}, {}, b"")
+    assert (status, content) == (200, b"")
+    assert dict(answered)[b"content-type"].startswith(b"text/event-stream")
+
+
+def test_many_headers_are_read_in_one_pass(monkeypatch):
+    """One pass for each name held the loop for seconds, for a head of 64 KB."""
+    passes = []
+    getlist = Headers.getlist
+    monkeypatch.setattr(Headers, "getlist", lambda self, name: passes.append(name) or getlist(self, name))
+    edge = DevelopmentEdge()
+    many = {f"x-{n}".encode(): b"1" for n in range(500)}
+    ask(create_app(edge), "POST", "/ee/v1/collect", {"configId": "ds"}, many, b"{}")
+    assert len(passes) < 10
+    assert edge.requests[0]["headers"]["x-499"] == "1"
+
+
+def test_a_file_that_cannot_be_emptied_is_said():
+    """What it holds would come back with the next start."""
+    edge = DevelopmentEdge(sink=Broken())
+    app = create_app(edge)
+    ask(app, "POST", "/ee/v1/collect", {"configId": "ds"}, {}, b"{}")
+    status, _, content = ask(app, "POST", "/_dev/reset", {}, {}, b"")
+    assert (status, "disk on fire" in json.loads(content)["detail"]) == (500, True)
+    assert edge.requests == []
+
+
+class Broken:
+    """A sink whose disk fails."""
+
+    def load(self, limit):
+        return Past(())
+
+    def write(self, exchange):
+        pass
+
+    def clear(self):
+        raise OSError("disk on fire")
+
+    def close(self):
+        raise OSError("disk on fire")
+
+
+def test_a_file_that_cannot_be_closed_does_not_stop_the_end(caplog):
+    with DevelopmentEdge(sink=Broken()):
+        pass
+    assert "disk on fire" in caplog.text
+
+
+def test_readers_hear_of_a_reset_that_failed_in_the_file():
+    told = []
+    recorder = Recorder(sink=Broken())
+    recorder.subscribe(lambda: told.append("news"))
+    with pytest.raises(OSError, match="disk on fire"):
+        recorder.clear()
+    assert told == ["news"]
