@@ -155,6 +155,11 @@ class Recorder:
             exchanges, dropped = list(self._shelf.exchanges), self._dropped_events
         return [(exchange, event) for exchange in exchanges for event in exchange.recorded], dropped
 
+    @property
+    def dropped_events(self) -> int:
+        """How many recorded events were dropped."""
+        return self._dropped_events
+
     def window(self) -> Window:
         """Return which exchanges are kept."""
         with self._lock:
