@@ -136,6 +136,20 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
     assert done.returncode == 1 and str(file) in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--sqlite", "--jsonl"])
+def test_a_file_that_cannot_be_used_is_named_with_its_option(tmp_path, option):
+    done = run("serve", "--port", "0", option, str(tmp_path))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{option} {tmp_path}: cannot be used" in done.stderr and "another file" in done.stderr
+
+
+def test_a_host_that_no_certificate_names_is_a_clear_error():
+    pytest.importorskip("trustme")
+    done = run("serve", "--port", "0", "--tls", "--host", "a" * 70)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "--host aaaa" in done.stderr
+
+
 def test_only_known_datastreams_are_taken():
     """``--config-id`` names the datastreams that are known, and may be repeated."""
     with Served("--config-id", "one", "--config-id", "two") as served:
@@ -192,3 +206,4 @@ def test_decisions_are_answered_out_of_a_file(tmp_path):
     done = run("serve", "--port", "0", "--decisions", str(file))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert str(file) in done.stderr and "scopes.hero must be a list" in done.stderr
+    assert "--decisions" in done.stderr
