@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ._sent import SentEvent, as_table, rows
@@ -162,7 +162,12 @@ class ObservedEdge:
         __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         arrival = asyncio.Event()
-        with self._listening(lambda: loop.call_soon_threadsafe(arrival.set)):
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # told while this wait ended, and the loop with it
+                loop.call_soon_threadsafe(arrival.set)
+
+        with self._listening(wake):
             try:
                 async with asyncio.timeout(timeout):
                     while len(self._of(type)) < count:

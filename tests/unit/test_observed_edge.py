@@ -81,6 +81,20 @@ async def test_waiting_ends_when_the_event_arrives(alloy, observed):
     assert [event.type for event in await waiting] == ["b", "b"]
 
 
+def test_news_after_the_wait_and_its_loop_have_ended_harm_nobody(observed, monkeypatch):
+    """The thread of the server has asked whom to tell when the test's thread is done already."""
+    recorder, listeners = observed.edge.recorder, []
+    monkeypatch.setattr(recorder, "subscribe", lambda listener: listeners.append(listener) or (lambda: None))
+
+    async def wait():
+        with pytest.raises(AssertionError):
+            await observed.wait_for(timeout=0)
+
+    asyncio.run(wait())
+    [told_late] = listeners
+    told_late()
+
+
 async def test_a_wait_that_fails_says_what_came_and_what_waits(alloy, observed):
     """The table, the nearest type, and the reason."""
     await alloy.opt_in(purposes="all")
