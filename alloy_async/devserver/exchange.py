@@ -22,7 +22,8 @@ from .paths import Action
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections import deque
+    from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["Exchange", "Outcome", "ReceivedEvent", "read_exchanges"]
 
@@ -290,17 +291,17 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def read_exchanges(texts: Iterable[str], source: object) -> list[Exchange]:
+def read_exchanges(texts: deque[str], source: object) -> list[Exchange]:
     """Read what `Exchange.as_json` wrote; what it did not write is skipped, with a line in the log.
 
     Args:
-        texts: one for each exchange.
+        texts: one for each exchange; taken out one by one, so that memory never holds all of it twice.
         source: where they come from, for the log.
     """
     exchanges, broken = [], 0
-    for text in texts:
+    while texts:
         try:
-            exchanges.append(Exchange.from_json(text))
+            exchanges.append(Exchange.from_json(texts.popleft()))
         except ValueError:
             broken += 1
     if broken:

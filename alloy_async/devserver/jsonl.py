@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from .exchange import Exchange, read_exchanges
 from .private_file import create_private
-from .recorder import Past
+from .recorder import MAX_SIZE, Past
 
 if TYPE_CHECKING:
     import os
@@ -39,17 +39,21 @@ class JSONLinesFile:
         self._open: TextIO | None = None
 
     def load(self, limit: int) -> Past:
-        """Return the newest exchanges of earlier runs, at most ``limit``."""
+        """Return the newest exchanges of earlier runs, at most ``limit``, and no more than memory takes."""
         create_private(self._path)
-        newest: deque[str] = deque(maxlen=limit)
-        earlier: list[int] = []
+        newest: deque[str] = deque()
+        size = earlier = earlier_events = 0
         with self._path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
             for line in lines:
-                if len(newest) == limit:
-                    earlier.append(_recorded(newest[0]))
                 newest.append(line)
+                size += len(line)
+                while len(newest) > limit or (size > MAX_SIZE and len(newest) > 1):
+                    gone = newest.popleft()
+                    size -= len(gone)
+                    earlier += 1
+                    earlier_events += _recorded(gone)
         self._stream()
-        return Past(read_exchanges(newest, self._path), len(earlier), sum(earlier))
+        return Past(read_exchanges(newest, self._path), earlier, earlier_events)
 
     def write(self, exchange: Exchange) -> None:
         """Keep one exchange."""

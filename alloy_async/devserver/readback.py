@@ -98,7 +98,9 @@ class Readback:
         try:
             self._edge.reset()
         except Exception as error:  # noqa: BLE001 - a sink's own, whichever it is
-            return refusal(Problem("500", f"The file could not be emptied, and would bring all back: {error}"))
+            return refusal(
+                Problem("500", f"The file could not be emptied, and would bring all back: {error}")
+            )
         return Response(status_code=204)
 
 

@@ -19,7 +19,9 @@ from alloy_async.devserver import (
     ReceivedEvent,
     Recorder,
     SQLiteFile,
+    jsonl as jsonl_module,
     recorder as module,
+    sqlite as sqlite_module,
 )
 
 RECEIVED_AT = "2026-11-23T15:20:48.830Z"
@@ -388,6 +390,27 @@ def test_lines_that_another_tool_wrote_anew_are_read(path):
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, separators=(",", ":")) + "\n")
     [again] = remembered(path, JSONLinesFile).exchanges()[0]
     assert json.loads(again.event_text(again.events[0])) == {"xdm": {"_id": "a"}}
+
+
+@pytest.mark.parametrize("sink", [SQLiteFile, JSONLinesFile])
+def test_no_more_of_a_file_is_taken_up_than_memory_takes(path, sink, monkeypatch):
+    """Of a file of gigabytes the newest is read, and the rest is counted as dropped."""
+    recorder = Recorder(sink=sink(path))
+    for event_id in "abcd":
+        recorder.add(exchange(event_id, "x"))
+    recorder.close()
+    two = 2 * len(exchange("a", "x").as_json()) + 50
+    for module_of_sink in (sqlite_module, jsonl_module):
+        monkeypatch.setattr(module_of_sink, "MAX_SIZE", two)
+    past = sink(path)
+    loaded = past.load(100)
+    past.close()
+    assert [one.events[0].event_id for one in loaded.exchanges] == ["c", "d"]
+    assert (loaded.earlier_exchanges, loaded.earlier_events) == (2, 4)
+    for module_of_sink in (sqlite_module, jsonl_module):
+        monkeypatch.setattr(module_of_sink, "MAX_SIZE", 1)
+    again = remembered(path, sink)
+    assert (numbers(again), again.exchanges()[1], again.events()[1]) == ([4], 3, 6)
 
 
 def edited(**changes):

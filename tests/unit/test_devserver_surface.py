@@ -106,7 +106,7 @@ def ask(app, method, path, query, header, body):
     received = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive():
-        return next(received, {"type": "http.disconnect"})
+        return next(received, None) or await asyncio.Event().wait()  # the client stays until it has its answer
 
     async def send(message):
         sent.append(message)
@@ -117,7 +117,7 @@ def ask(app, method, path, query, header, body):
         "root_path": "", "query_string": query_string, "headers": [*({b"host": b"127.0.0.1:8080"} | header).items()],
         "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8080),
     }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 60))
     return sent[0]["status"], sent[0]["headers"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
