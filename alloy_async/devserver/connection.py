@@ -78,10 +78,10 @@ class _Offering(asyncio.Protocol):
 
 
 class _BoundedHead(asyncio.Protocol):
-    """Put before uvicorn's protocol with httptools: a head without end would fill the memory."""
+    """Put before uvicorn's protocol with httptools: a head without end, or its trailer, would fill the memory."""
 
     transport: asyncio.Transport
-    _head = -1  # bytes of the head so far; below 0 between heads
+    _head = -1  # bytes of the head, or of what follows the line of a chunk, so far; below 0 outside
 
     def on_message_begin(self) -> None:
         self._head = 0
@@ -90,6 +90,17 @@ class _BoundedHead(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._head = -1
         super().on_headers_complete()  # type: ignore[misc]  # of uvicorn's protocol
+
+    def on_chunk_header(self) -> None:
+        self._head = 0  # after the last chunk's line comes the trailer, after others their content
+
+    def on_body(self, body: bytes) -> None:
+        self._head = -1
+        super().on_body(body)  # type: ignore[misc]  # of uvicorn's protocol
+
+    def on_message_complete(self) -> None:
+        self._head = -1
+        super().on_message_complete()  # type: ignore[misc]  # of uvicorn's protocol
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -250,6 +250,31 @@ def test_a_head_without_end_ends_the_connection(server):
     assert httpx.get(f"{server.url}/_dev/events", trust_env=False).status_code == 200
 
 
+def test_a_trailer_without_end_ends_the_connection(server):
+    """It follows the last chunk of a body, and is a head of its own."""
+    with connect(server) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(
+            b"POST /ee/v1/collect HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        )
+        for _ in range(1_000):
+            connection.sendall(b"x-long: " + b"x" * 8_192 + b"\r\n")
+            if select.select([connection], [], [], 0)[0] and not connection.recv(65_536):
+                break
+        else:
+            pytest.fail("eight megabytes of a trailer were read")
+    assert httpx.get(f"{server.url}/_dev/events", trust_env=False).status_code == 200
+
+
+def test_a_body_in_many_chunks_is_no_trailer(server, monkeypatch):
+    """Whatever their sum."""
+    monkeypatch.setattr(connection_module, "MAX_HEAD", 1_024)
+    body = b'{"events":[{"xdm":{"x":"' + b"x" * 60_000 + b'"}}]}'
+    pieces = (body[start : start + 500] for start in range(0, len(body), 500))
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{server.url}{COLLECT}", content=pieces, headers=headers, trust_env=False)
+    assert answer.status_code == 204
+
+
 def test_connections_are_bounded(server, monkeypatch):
     """One too many is closed; there is room again when another goes."""
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 2)
