@@ -100,6 +100,7 @@ def serve(
             strict=xdm_mode is _Mode.refuse,
             faults=faults,
             decisions=decisions,
+            hosts=[f"[{host}]" if ":" in host else host],  # the page's address that is printed has to work
         )
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     more = [checks.summary, *(f"Fault: {fault.label}" for fault in faults)]

@@ -84,6 +84,15 @@ def test_it_warns_where_other_machines_can_reach_it():
         assert status == 0 and "other machines can reach it" in errors
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_page_is_where_it_says(host):
+    with Served("--host", host) as served:
+        page = re.search(r"Page: (\S+)", served.lines)[1]
+        with urllib.request.urlopen(page) as answer:
+            assert answer.headers["content-type"].startswith("text/html")
+        served.end()
+
+
 def test_with_tls_it_says_how_clients_believe_it():
     """The command that it suggests works as it stands, https and all; its file goes with it."""
     pytest.importorskip("trustme")
