@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -113,6 +114,13 @@ class _BoundedHead(asyncio.Protocol):
 def _with_connection(app: ASGIApp, connection: Connection) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         extensions: dict[str, Any] = {**scope.get("extensions", {}), _NAME: connection}
-        await app({**scope, "extensions": extensions}, receive, send)
+        try:
+            await app({**scope, "extensions": extensions}, receive, send)
+        except asyncio.CancelledError:
+            # The server stops and has waited for long enough. It would take the cancellation for an error of ours.
+            connection.reset()
+            with suppress(asyncio.CancelledError):  # once more, where the loop ends meanwhile
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
     return call
