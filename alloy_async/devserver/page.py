@@ -50,7 +50,7 @@ def content_security_policy(page: str) -> str:
 
 @cache
 def _page() -> str:
-    return files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return files("alloy_async.devserver").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _hash_of(tag: str, page: str) -> str:
