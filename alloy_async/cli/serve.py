@@ -91,7 +91,7 @@ def serve(
     org_id = org_id or DEMO_ORG
     trust = context.with_resource(trust_for(host)) if tls else None
     faults, checks = _faults(fault or [], fault_seed), _checks(xdm)
-    with _explained(sqlite or jsonl):
+    with _explained(f"--jsonl {jsonl}" if jsonl else f"--sqlite {sqlite}"):
         edge = DevelopmentEdge(
             org_id=org_id,
             datastreams=config_id or None,
@@ -100,6 +100,7 @@ def serve(
             strict=xdm_mode is _Mode.refuse,
             faults=faults,
             decisions=decisions,
+            hosts=[f"[{host}]" if ":" in host else host],  # the page's address that is printed has to work
         )
     example = f"--config-id {config_id[0] if config_id else 'my-datastream'} --org-id {org_id}"
     more = [checks.summary, *(f"Fault: {fault.label}" for fault in faults)]
@@ -124,17 +125,21 @@ def _run(
 
 
 @contextmanager
-def _explained(file: Path | None) -> Iterator[None]:
-    """Say what was wrong with a file, and end."""
+def _explained(file: str) -> Iterator[None]:
+    """Say what was wrong with a file, and end.
+
+    Args:
+        file: the one with what was received, as it was given.
+    """
     from ..devserver import DecisionsError  # noqa: PLC0415
 
     try:
         yield
     except DecisionsError as error:
-        warn(f"Decisions cannot be used: {error}")
+        warn(f"--decisions {error}")
         raise typer.Exit(1) from None
     except (sqlite3.Error, OSError, ValueError) as error:
-        warn(f"{file}: cannot be used: {error}")
+        warn(f"{file}: cannot be used: {error}. Give another file, or move this one away.")
         raise typer.Exit(1) from None
 
 

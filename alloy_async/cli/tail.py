@@ -43,8 +43,8 @@ def tail(
     A line for each event: when it came, the answer's status, its type, what became of it, whose it is, and how long it
     had waited since it was called. It goes on when the edge is started again.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    parts = _split(address)
+    if parts is None:
         warn(
             f"{address}: not an address. Give it as alloy-async serve printed it, such as http://127.0.0.1:8080"
         )
@@ -53,12 +53,21 @@ def tail(
         _follow(_Follower(parts, lines), _show_json if as_json else _show)
 
 
+def _split(address: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # looked at here for the first time
+    except ValueError:
+        return None
+    return parts if parts.scheme in {"http", "https"} and parts.hostname else None
+
+
 def _follow(follower: _Follower, show: Callable[[dict[str, Any]], None]) -> None:
     while True:
         try:
             for entry in follower.entries():
                 show(entry)
-        except (OSError, HTTPException, _NoEdge) as error:
+        except _Gone as error:
             if follower.session is None:
                 warn(
                     f"No development edge answers at {follower.address}: {error}. Start one: alloy-async serve"
@@ -70,8 +79,8 @@ def _follow(follower: _Follower, show: Callable[[dict[str, Any]], None]) -> None
         time.sleep(_PAUSE)
 
 
-class _NoEdge(Exception):
-    """Something else answers."""
+class _Gone(Exception):
+    """The edge cannot be reached, went away, or is something else."""
 
 
 @dataclass
@@ -93,15 +102,21 @@ class _Follower:
         """Yield entries until the edge ends the stream.
 
         Raises:
-            OSError, HTTPException: it cannot be reached, or went away.
-            _NoEdge: something else answers.
+            _Gone: it cannot be reached, went away, or is something else.
         """
+        try:
+            yield from self._read()
+        # Its own errors only: a pipe that is closed behind this command is not the edge's.
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
+            raise _Gone(str(error)) from error
+
+    def _read(self) -> Iterator[dict[str, Any]]:
         headers = {} if self.last_id is None else {"Last-Event-ID": self.last_id}
         with closing(_connect(self.parts)) as connection:
             connection.request("GET", "/_dev/feed", headers=headers)
             answer = connection.getresponse()
             if "event-stream" not in answer.headers.get("content-type", ""):
-                raise _NoEdge(f"status {answer.status}")
+                raise ValueError(f"status {answer.status}")
             for name, identity, data in _messages(line.decode().rstrip("\n") for line in answer):
                 self.last_id = identity or self.last_id
                 if name == "hello":

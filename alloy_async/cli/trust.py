@@ -59,7 +59,7 @@ def trust_for(host: str) -> Iterator[Trust]:
     """Make a certificate for loopback and one host, and a file for clients while the block runs.
 
     Raises:
-        typer.Exit: a package is missing; it has been said.
+        typer.Exit: a package is missing, or the host is no name; it has been said.
     """
     from ..devserver import throw_away_certificate  # noqa: PLC0415 - only with --tls
 
@@ -67,6 +67,9 @@ def trust_for(host: str) -> Iterator[Trust]:
         certificate = throw_away_certificate(host)
     except ModuleNotFoundError as error:
         warn(f"--tls: {error}")
+        raise typer.Exit(1) from None
+    except ValueError as error:
+        warn(f"--host {host}: no certificate can be made for it: {error}. Give a host name or an address.")
         raise typer.Exit(1) from None
     with TemporaryDirectory(prefix="alloy-async-") as folder:
         bundle = Path(folder, "authority.pem")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -78,10 +79,10 @@ class _Offering(asyncio.Protocol):
 
 
 class _BoundedHead(asyncio.Protocol):
-    """Put before uvicorn's protocol with httptools: a head without end would fill the memory."""
+    """Put before uvicorn's protocol with httptools: a head without end, or its trailer, would fill the memory."""
 
     transport: asyncio.Transport
-    _head = -1  # bytes of the head so far; below 0 between heads
+    _head = -1  # bytes of the head, or of what follows the line of a chunk, so far; below 0 outside
 
     def on_message_begin(self) -> None:
         self._head = 0
@@ -90,6 +91,17 @@ class _BoundedHead(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._head = -1
         super().on_headers_complete()  # type: ignore[misc]  # of uvicorn's protocol
+
+    def on_chunk_header(self) -> None:
+        self._head = 0  # after the last chunk's line comes the trailer, after others their content
+
+    def on_body(self, body: bytes) -> None:
+        self._head = -1
+        super().on_body(body)  # type: ignore[misc]  # of uvicorn's protocol
+
+    def on_message_complete(self) -> None:
+        self._head = -1
+        super().on_message_complete()  # type: ignore[misc]  # of uvicorn's protocol
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -102,6 +114,13 @@ class _BoundedHead(asyncio.Protocol):
 def _with_connection(app: ASGIApp, connection: Connection) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         extensions: dict[str, Any] = {**scope.get("extensions", {}), _NAME: connection}
-        await app({**scope, "extensions": extensions}, receive, send)
+        try:
+            await app({**scope, "extensions": extensions}, receive, send)
+        except asyncio.CancelledError:
+            # The server stops and has waited for long enough. It would take the cancellation for an error of ours.
+            connection.reset()
+            with suppress(asyncio.CancelledError):  # once more, where the loop ends meanwhile
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
     return call

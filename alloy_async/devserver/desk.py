@@ -29,7 +29,15 @@ _PRIVATE = {
 }
 
 
-def check_desk(hosts: Sequence[str], origins: Sequence[str], *, scheme: str, named: Collection[str]) -> None:
+def check_desk(
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    *,
+    scheme: str,
+    named: Collection[str],
+    site: str | None = None,
+    mode: str | None = None,
+) -> None:
     """Refuse a request that a web page from elsewhere may have caused.
 
     A page on another origin can reach loopback, and by pointing its own name at 127.0.0.1 (DNS rebinding) it can even
@@ -41,14 +49,20 @@ def check_desk(hosts: Sequence[str], origins: Sequence[str], *, scheme: str, nam
         origins: values of the ``Origin`` header.
         scheme: http or https.
         named: further host names that the operator trusts, in lower case.
+        site: value of the ``Sec-Fetch-Site`` header. Images and scripts come without ``Origin``; their page may not read
+            the answer, but how long it takes, and readers of the feed would hold their places.
+        mode: value of the ``Sec-Fetch-Mode`` header; links may lead here from anywhere.
 
     Raises:
         Problem: 403.
+
+    Source: W3C, Fetch Metadata Request Headers.
     """
     host = hosts[0].lower() if len(hosts) == 1 else ""
     if not _is_trusted(host, named):
         raise Problem("403", "The Host header names neither loopback nor a host that the operator named.")
-    if any(origin.lower() != f"{scheme}://{host}" for origin in origins):
+    elsewhere = site in {"cross-site", "same-site"} and mode != "navigate"
+    if elsewhere or any(origin.lower() != f"{scheme}://{host}" for origin in origins):
         raise Problem("403", "Pages of another origin may not read what was received.")
 
 
@@ -105,6 +119,8 @@ class DeskOnly:
                 headers.getlist("origin"),
                 scheme=scope["scheme"],
                 named=self._hosts,
+                site=headers.get("sec-fetch-site"),
+                mode=headers.get("sec-fetch-mode"),
             )
         except Problem as problem:
             await refusal(problem)(scope, receive, send_privately)

@@ -54,6 +54,15 @@ MAX_BODY = 65_536
 """Bytes of one request. Source: Adobe Experience Platform Edge Network API, guardrails: 64 KB."""
 
 _MAX_VISITORS = 100_000
+_MAX_EFFORT = 1_000
+"""Events of one request that are checked, and findings in them: 64 KB of nonsense would hold everybody up."""
+_NOT_CHECKED = Finding(
+    "error",
+    "not-checked",
+    "",
+    f"The request has more than {_MAX_EFFORT} events and findings; from this event on nothing was checked.",
+    "Mend the events before it first, then send again.",
+)
 _TAKES_EVENTS: frozenset[Action] = frozenset({"interact", "collect", "media"})
 _JSON = "application/json;charset=utf-8"
 _REGION = "OR2;9"
@@ -170,8 +179,8 @@ class DevelopmentEdge:
 
     def reset(self) -> None:
         """Forget events, requests and visitors, in the file too."""
-        self.recorder.clear()
         self._consent.clear()
+        self.recorder.clear()
 
     def close(self) -> None:
         """Close the file; what is in memory can still be read."""
@@ -235,10 +244,15 @@ class DevelopmentEdge:
     def _findings(self, endpoint: Endpoint | None, reading: Body | Problem) -> dict[int, list[Finding]]:
         if isinstance(reading, Problem) or endpoint is None or endpoint.action not in _TAKES_EVENTS:
             return {}
-        return {
-            index: self._checks.events(event, reading.text[start:end], endpoint.version)
-            for index, (event, (start, end)) in enumerate(reading.events())
-        }
+        findings: dict[int, list[Finding]] = {}
+        effort = 0
+        for index, (event, (start, end)) in enumerate(reading.events()):
+            if effort >= _MAX_EFFORT:
+                findings[index] = [_NOT_CHECKED]
+                break
+            findings[index] = self._checks.events(event, reading.text[start:end], endpoint.version)
+            effort += 1 + len(findings[index])
+        return findings
 
     # Doors: from a request to a call.
 

@@ -8,9 +8,10 @@ is a piece of its request's body.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .advice import advice_for
 from .body import read_text
@@ -18,15 +19,22 @@ from .consent import Choice
 from .findings import Finding
 from .messages import EdgeAnswer
 from .paths import Action
+from .problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections import deque
+    from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["Exchange", "Outcome", "ReceivedEvent"]
+__all__ = ["Exchange", "Outcome", "ReceivedEvent", "read_exchanges"]
+
+_log = logging.getLogger(__name__)
 
 Outcome = Literal["recorded", "duplicate", "withheld", "refused"]
 """What became of an event: ``duplicate`` was recorded too, after another of its ``_id``; ``withheld`` was ignored for
 lack of consent; ``refused`` came with a request that was refused, or that a fault broke."""
+
+_OBJECT = 50
+"""Characters that an object weighs beside its own: what Python takes for the shortest text."""
 
 
 @dataclass(slots=True)
@@ -59,6 +67,12 @@ class ReceivedEvent:
     def is_recorded(self) -> bool:
         """Whether the edge took it."""
         return self.outcome in {"recorded", "duplicate"}
+
+    @property
+    def weight(self) -> int:
+        """Characters it takes in memory beside the request's body, roughly."""
+        own = sum(len(text or "") for text in (self.event_id, self.type, self.visitor, self.timestamp))
+        return _OBJECT + own + sum(_OBJECT + len(found.path) + len(found.message) for found in self.findings)
 
     def entry(self, received_at: str) -> dict[str, Any]:
         """Summarise it as ``GET /_dev/feed`` does."""
@@ -125,8 +139,10 @@ class Exchange:
     @property
     def weight(self) -> int:
         """Characters it takes in memory, roughly."""
-        headers = sum(len(name) + len(value) for name, value in self.headers.items())
-        return len(self.body or self.text or "") + len(self.answer.body) + headers
+        maps = (self.query, self.headers, self.answer.headers)
+        named = sum(_OBJECT + len(name) + len(value) for texts in maps for name, value in texts.items())
+        contents = len(self.body or self.text or "") + len(self.answer.body)
+        return _OBJECT + len(self.path) + contents + named + sum(event.weight for event in self.events)
 
     @property
     def problem(self) -> dict[str, Any] | None:
@@ -134,7 +150,8 @@ class Exchange:
 
         Shape: ``{"code", "title", "detail", "advice", "eventIndex"}``.
         """
-        if "problem+json" not in self.answer.headers.get("content-type", ""):
+        # Of a success that a fault switch calls so, it is not true.
+        if self.answer.status < 400 or "problem+json" not in self.answer.headers.get("content-type", ""):
             return None
         details = json.loads(self.answer.body)
         _, _, code = details["type"].rpartition("EXEG-")
@@ -238,9 +255,11 @@ class Exchange:
             ValueError: it is something else.
         """
         try:
-            return _read(text)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            exchange = _read(text)
+            _ = exchange.problem  # a refusal that cannot be shown
+        except (KeyError, TypeError, AttributeError, IndexError, RecursionError, Problem) as error:
             raise ValueError(f"not an exchange of a development edge: {error!r}") from None
+        return exchange
 
 
 def _milliseconds(since: str | None, until: str) -> int | None:
@@ -253,14 +272,41 @@ def _milliseconds(since: str | None, until: str) -> int | None:
 
 
 def _answer_json(answer: EdgeAnswer) -> str:
-    is_json = "json" in answer.headers.get("content-type", "") and answer.body
     content = answer.body.decode(errors="backslashreplace")
+    # Records are called JSON too, and are not.
+    is_json = "json" in answer.headers.get("content-type", "") and _is_json(content)
     about = {
         "status": answer.status,
         "headers": dict(answer.headers),
         "text": None if is_json or not content else content,
     }
     return f'{{"body": {content if is_json else "null"}, {json.dumps(about)[1:]}'
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def read_exchanges(texts: deque[str], source: object) -> list[Exchange]:
+    """Read what `Exchange.as_json` wrote; what it did not write is skipped, with a line in the log.
+
+    Args:
+        texts: one for each exchange; taken out one by one, so that memory never holds all of it twice.
+        source: where they come from, for the log.
+    """
+    exchanges, broken = [], 0
+    while texts:
+        try:
+            exchanges.append(Exchange.from_json(texts.popleft()))
+        except ValueError:
+            broken += 1
+    if broken:
+        _log.warning("%s: %d exchanges that no development edge wrote were skipped", source, broken)
+    return exchanges
 
 
 def _read(text: str) -> Exchange:
@@ -270,24 +316,44 @@ def _read(text: str) -> Exchange:
     spans = {} if body is None else read_text(body).event_spans
     found = spans.get("events") or spans.get("event") or ()
     return Exchange(
-        received_at=entry["receivedAt"],
-        request_id=entry["requestId"],
-        method=request["method"],
-        path=request["path"],
-        query=request["query"],
-        headers=request["headers"],
+        received_at=_text(entry["receivedAt"]),
+        request_id=_text(entry["requestId"]),
+        method=_text(request["method"]),
+        path=_text(request["path"]),
+        query=_texts(request["query"]),
+        headers=_texts(request["headers"]),
         body=body,
-        text=request["text"],
-        size=entry["size"],
-        answer=EdgeAnswer(answer["status"], answer["headers"], _answer_body(answer)),
-        action=entry["action"],
-        datastream_id=entry["datastreamId"],
-        visitor=entry["visitor"],
-        consent=entry["consent"],
-        fault=entry["fault"],
+        text=_text_or_none(request["text"]),
+        size=int(entry["size"]),
+        answer=EdgeAnswer(int(answer["status"]), _texts(answer["headers"]), _answer_body(answer)),
+        action=_one_of(get_args(Action), entry["action"]),
+        datastream_id=_text_or_none(entry["datastreamId"]),
+        visitor=_text_or_none(entry["visitor"]),
+        consent=_one_of(get_args(Choice), entry["consent"]),
+        fault=_text_or_none(entry["fault"]),
         events=tuple(_read_event(event, *found[event["index"]]) for event in entry["events"]),
-        n=entry["n"],
+        n=int(entry["n"]),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {name: _text(content) for name, content in value.items()}
+
+
+def _one_of(known: Collection[Any], value: Any) -> Any:
+    if value is not None and value not in known:
+        raise TypeError(f"{value!r:.80} is unknown")
+    return value
 
 
 def _body_text(text: str, body: object) -> str | None:
@@ -312,10 +378,10 @@ def _read_event(entry: Mapping[str, Any], start: int, end: int) -> ReceivedEvent
         index=entry["index"],
         start=start,
         end=end,
-        event_id=entry["id"],
-        type=entry["type"],
-        visitor=entry["visitor"],
-        outcome=entry["outcome"],
-        timestamp=entry["timestamp"],
-        findings=tuple(Finding(**finding) for finding in entry["findings"]),
+        event_id=_text_or_none(entry["id"]),
+        type=_text_or_none(entry["type"]),
+        visitor=_text_or_none(entry["visitor"]),
+        outcome=_one_of(get_args(Outcome), _text(entry["outcome"])),
+        timestamp=_text_or_none(entry["timestamp"]),
+        findings=tuple(Finding(**_texts(finding)) for finding in entry["findings"]),  # type: ignore[arg-type]
     )

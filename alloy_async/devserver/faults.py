@@ -276,7 +276,10 @@ def _nearest(name: object, known: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=repr)
+    try:
+        text = json.dumps(value, default=repr)
+    except RecursionError:  # levels that could be read are too many here, further down the stack
+        return "that many levels"
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

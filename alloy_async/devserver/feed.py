@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from .exchange import Exchange
     from .recorder import Recorder, Window
 
 __all__ = ["Feed", "FeedFull"]
 
 _CHUNK = 500
-"""Exchanges told in one message."""
+"""Events told in one message, and exchanges without any; an exchange is never cut."""
 _PACE = 0.1
 """Seconds between two messages, so that a busy edge is not busier with telling than with taking."""
 _SIGN_OF_LIFE = 15.0
@@ -110,11 +111,13 @@ class Feed:
             window = self._recorder.window()
             for message in told.changes(window, self._faults()):
                 yield message
-            entries = [exchange.entry() for exchange in self._recorder.since(following, _CHUNK)]
+            told_now = _first_chunk(self._recorder.since(following, _CHUNK))
+            entries = [exchange.entry() for exchange in told_now]
             following = entries[-1]["n"] + 1 if entries else window.next
             if entries:
                 yield _message("entries", entries, f"{self._session}-{entries[-1]['n']}")
             if following < window.next:
+                await asyncio.sleep(0)  # a server takes what a socket takes without a pause of its own
                 continue
             if not await reader.news():
                 yield ": still here\n\n"  # a comment, which readers skip
@@ -178,6 +181,16 @@ class _Reader:
                 return await self._news.wait()
         except TimeoutError:
             return False
+
+
+def _first_chunk(exchanges: list[Exchange]) -> list[Exchange]:
+    """Cut after the first, or as many as one message holds."""
+    events = 0
+    for count, exchange in enumerate(exchanges):
+        events += max(1, len(exchange.events))
+        if events > _CHUNK:
+            return exchanges[: max(1, count)]
+    return exchanges
 
 
 def _message(name: str, data: object, number: str | None = None) -> str:

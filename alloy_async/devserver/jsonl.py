@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from .exchange import Exchange
+from .exchange import Exchange, read_exchanges
 from .private_file import create_private
-from .recorder import Past
+from .recorder import MAX_SIZE, Past
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
 
 __all__ = ["JSONLinesFile"]
-
-_log = logging.getLogger(__name__)
 
 _RECORDED = re.compile(r'\{"recorded": (\d+), ')
 
@@ -43,28 +39,21 @@ class JSONLinesFile:
         self._open: TextIO | None = None
 
     def load(self, limit: int) -> Past:
-        """Return the newest exchanges of earlier runs, at most ``limit``."""
+        """Return the newest exchanges of earlier runs, at most ``limit``, and no more than memory takes."""
         create_private(self._path)
-        newest: deque[str] = deque(maxlen=limit)
-        earlier: list[int] = []
+        newest: deque[str] = deque()
+        size = earlier = earlier_events = 0
         with self._path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
             for line in lines:
-                if len(newest) == limit:
-                    earlier.append(_recorded(newest[0]))
                 newest.append(line)
+                size += len(line)
+                while len(newest) > limit or (size > MAX_SIZE and len(newest) > 1):
+                    gone = newest.popleft()
+                    size -= len(gone)
+                    earlier += 1
+                    earlier_events += _recorded(gone)
         self._stream()
-        return Past(self._readable(newest), len(earlier), sum(earlier))
-
-    def _readable(self, lines: Iterable[str]) -> list[Exchange]:
-        exchanges, broken = [], 0
-        for line in lines:
-            try:
-                exchanges.append(Exchange.from_json(line))
-            except (ValueError, RecursionError):
-                broken += 1
-        if broken:
-            _log.warning("%s: %d lines that no development edge wrote were skipped", self._path, broken)
-        return exchanges
+        return Past(read_exchanges(newest, self._path), earlier, earlier_events)
 
     def write(self, exchange: Exchange) -> None:
         """Keep one exchange."""
@@ -82,8 +71,8 @@ class JSONLinesFile:
     def close(self) -> None:
         """Close the file; a later write opens it again."""
         if self._open is not None:
-            self._open.close()
-            self._open = None
+            stream, self._open = self._open, None
+            stream.close()
 
     def _stream(self) -> TextIO:
         if self._open is None:

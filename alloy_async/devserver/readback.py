@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -15,7 +15,7 @@ from .feed import Feed, FeedFull
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Iterator
 
     from starlette.requests import Request
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Readback", "holds"]
 
-_CHUNK = 500
-"""Records written, or searched, at once, so that a full memory does not hold up the loop."""
+_CHUNK = 100
+"""Records written, or searched, before others have their turn: a full memory must not hold up the loop."""
 
+_EVENT_STREAM = "text/event-stream"
 _MAX_MATCHES = 500
+_MAX_DIGITS = 20
 
 
 class Readback:
@@ -47,23 +49,24 @@ class Readback:
         return [
             Route("/events", self._events, methods=["GET"]),
             Route("/requests", self._requests, methods=["GET"]),
-            Route("/requests/{n:int}", self._request, methods=["GET"]),
+            Route("/requests/{n}", self._request, methods=["GET"]),
             Route("/search", self._search, methods=["GET"]),
             Route("/feed", self._follow, methods=["GET"]),
             Route("/reset", self._reset, methods=["POST"]),
         ]
 
     async def _events(self, request: Request) -> Response:
-        events, dropped = self._edge.recorder.events()
-        writers = [partial(exchange.as_event_json, event) for exchange, event in events]
-        return _listing("events", writers, dropped)
+        exchanges, _ = self._edge.recorder.exchanges()
+        written = (one.as_event_json(event) for one in exchanges for event in one.recorded)
+        return _listing("events", written, self._edge.recorder.dropped_events)
 
     async def _requests(self, request: Request) -> Response:
         exchanges, dropped = self._edge.recorder.exchanges()
-        return _listing("requests", [exchange.as_request_json for exchange in exchanges], dropped)
+        return _listing("requests", (exchange.as_request_json() for exchange in exchanges), dropped)
 
     async def _request(self, request: Request) -> Response:
-        exchange = self._edge.recorder.get(request.path_params["n"])
+        n = request.path_params["n"]
+        exchange = self._edge.recorder.get(int(n)) if n.isdecimal() and len(n) < _MAX_DIGITS else None
         if exchange is None:
             return refusal(Problem("404", "No exchange of this number is kept."))
         return Response(exchange.as_json(), media_type="application/json")
@@ -82,15 +85,22 @@ class Readback:
         return JSONResponse({"matches": matches[:_MAX_MATCHES]})
 
     async def _follow(self, request: Request) -> Response:
+        if request.method == "HEAD":  # which would wait for the end of what has none
+            return Response(media_type=_EVENT_STREAM)
         messages = self._feed.messages(request.headers.get("last-event-id"))
         try:
             first = await anext(messages)
         except FeedFull:
             return refusal(Problem("503", "As many readers as are served at once follow already; close one."))
-        return StreamingResponse(_continued(first, messages), media_type="text/event-stream")
+        return StreamingResponse(_continued(first, messages), media_type=_EVENT_STREAM)
 
     async def _reset(self, request: Request) -> Response:
-        self._edge.reset()
+        try:
+            self._edge.reset()
+        except Exception as error:  # noqa: BLE001 - a sink's own, whichever it is
+            return refusal(
+                Problem("500", f"The file could not be emptied, and would bring all back: {error}")
+            )
         return Response(status_code=204)
 
 
@@ -107,13 +117,15 @@ async def _continued(first: str, messages: AsyncIterator[str]) -> AsyncIterator[
         yield message
 
 
-def _listing(name: str, writers: Sequence[Callable[[], str]], dropped: int) -> Response:
-    return StreamingResponse(_write_listing(name, writers, dropped), media_type="application/json")
+def _listing(name: str, written: Iterator[str], dropped: int) -> Response:
+    return StreamingResponse(_write_listing(name, written, dropped), media_type="application/json")
 
 
-async def _write_listing(name: str, writers: Sequence[Callable[[], str]], dropped: int) -> AsyncIterator[str]:
+async def _write_listing(name: str, written: Iterator[str], dropped: int) -> AsyncIterator[str]:
     yield f'{{"dropped": {dropped}, "{name}": ['
-    for start in range(0, len(writers), _CHUNK):
-        comma = "," if start else ""
-        yield comma + ",".join(write() for write in writers[start : start + _CHUNK])
+    comma = ""
+    while piece := ",".join(islice(written, _CHUNK)):
+        yield comma + piece
+        comma = ","
+        await asyncio.sleep(0)  # a server takes what a socket takes without a pause of its own
     yield "]}"

@@ -155,6 +155,11 @@ class Recorder:
             exchanges, dropped = list(self._shelf.exchanges), self._dropped_events
         return [(exchange, event) for exchange in exchanges for event in exchange.recorded], dropped
 
+    @property
+    def dropped_events(self) -> int:
+        """How many recorded events were dropped."""
+        return self._dropped_events
+
     def window(self) -> Window:
         """Return which exchanges are kept."""
         with self._lock:
@@ -164,7 +169,7 @@ class Recorder:
         """Return the oldest exchanges kept whose number is at least ``n``, at most ``limit``."""
         with self._lock:
             kept = self._shelf.exchanges
-            start = max(0, n - (self._next - len(kept)))
+            start = min(max(0, n - (self._next - len(kept))), len(kept))
             return list(islice(kept, start, start + limit))
 
     def get(self, n: int) -> Exchange | None:
@@ -190,7 +195,17 @@ class Recorder:
             self._listeners.remove(listener)
 
     def clear(self) -> None:
-        """Forget everything, in the sink too: otherwise a restart would bring it back. The numbers go on."""
+        """Forget everything, in the sink too: otherwise a restart would bring it back. The numbers go on.
+
+        Raises:
+            Exception: the sink could not forget; what is in memory is forgotten all the same.
+        """
+        try:
+            self._clear()
+        finally:
+            self._tell()
+
+    def _clear(self) -> None:
         with self._lock:
             self._shelf.clear()
             self._ids.clear()
@@ -198,13 +213,16 @@ class Recorder:
             self._dropped_events = self._dropped_exchanges = 0
             if self._sink is not None:
                 self._sink.clear()
-        self._tell()
 
     def close(self) -> None:
         """Close the sink; what is in memory stays."""
         with self._lock:
-            if self._sink is not None:
+            if self._sink is None:
+                return
+            try:
                 self._sink.close()
+            except Exception:  # noqa: BLE001 - as when it is written: a full disk is no reason not to stop
+                _log.exception("The file could not be closed; its last exchanges may be missing")
 
     def _keep(self, exchange: Exchange) -> None:
         exchange.n = self._next

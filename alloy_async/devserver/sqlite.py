@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .exchange import Exchange
+from .exchange import Exchange, read_exchanges
 from .private_file import create_private
-from .recorder import Past
+from .recorder import MAX_SIZE, Past
 
 if TYPE_CHECKING:
     import os
@@ -69,13 +70,18 @@ class SQLiteFile:
         self._open: sqlite3.Connection | None = None
 
     def load(self, limit: int) -> Past:
-        """Return the newest exchanges of earlier runs, at most ``limit``."""
+        """Return the newest exchanges of earlier runs, at most ``limit``, and no more than memory takes."""
         connection = self._connection()
-        rows = connection.execute(_NEWEST, (limit,)).fetchall()[::-1]
-        if not rows:
-            return Past(())
-        earlier = connection.execute(_EARLIER, (rows[0][0],)).fetchone()
-        return Past([Exchange.from_json(text) for _, text in rows], *earlier)
+        texts: deque[str] = deque()
+        oldest = size = 0
+        for n, text in connection.execute(_NEWEST, (limit,)):
+            size += len(text)
+            if texts and size > MAX_SIZE:
+                break
+            texts.appendleft(text)
+            oldest = n
+        earlier = connection.execute(_EARLIER, (oldest,)).fetchone()
+        return Past(read_exchanges(texts, self._path), *earlier)
 
     def write(self, exchange: Exchange) -> None:
         """Keep one exchange, in its own transaction."""

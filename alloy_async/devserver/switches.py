@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .bounded import read_bounded
 from .faults import FaultError, read_faults
@@ -49,7 +49,7 @@ class FaultSwitches:
                 self._faults.replace(*read_faults(_parse(await read_bounded(request, _MAX_BODY))))
             except FaultError as error:
                 return _unusable(error)
-        return JSONResponse(self._faults.as_json())
+        return _json(self._faults.as_json())
 
 
 def _parse(body: bytes | None) -> object:
@@ -61,6 +61,11 @@ def _parse(body: bytes | None) -> object:
         raise FaultError("", "the body is not JSON") from None
 
 
+def _json(content: object, status: int = 200, media_type: str = "application/json") -> Response:
+    # ASCII: texts of faults may hold what UTF-8 cannot.
+    return Response(json.dumps(content), status, media_type=media_type)
+
+
 def _unusable(error: FaultError) -> Response:
     problem = {
         "type": "about:blank",
@@ -69,4 +74,4 @@ def _unusable(error: FaultError) -> Response:
         "detail": str(error),
         "path": error.path,
     }
-    return JSONResponse(problem, 400, media_type="application/problem+json")
+    return _json(problem, 400, "application/problem+json")

@@ -69,7 +69,6 @@ NAMESPACES: frozenset[str] = frozenset({"CORE", "CRMID", "ECID", "Email", "Email
 Source: Adobe Experience Platform Identity Service, standard namespaces; CRMID is the custom one of its examples."""
 
 
-@lru_cache(maxsize=1024)  # comparing takes up to a millisecond, and the same names come with every event
 def nearest(name: str, known: frozenset[str], likeness: float) -> str | None:
     """Find the known name that somebody probably meant; None when it is known itself, or like no other.
 
@@ -78,8 +77,11 @@ def nearest(name: str, known: frozenset[str], likeness: float) -> str | None:
         known: the names that would be right.
         likeness: how much alike, 0 to 1; names that differ in case only always are.
     """
-    if name in known or not 2 <= len(name) <= _MAX_NAME:
-        return None
+    return None if name in known or not 2 <= len(name) <= _MAX_NAME else _nearest(name, known, likeness)
+
+
+@lru_cache(maxsize=1024)  # comparing takes up to a millisecond, and the same names come with every event
+def _nearest(name: str, known: frozenset[str], likeness: float) -> str | None:
     folded = name.casefold()
     for other in known:
         if other.casefold() == folded:

@@ -84,6 +84,15 @@ def test_it_warns_where_other_machines_can_reach_it():
         assert status == 0 and "other machines can reach it" in errors
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_page_is_where_it_says(host):
+    with Served("--host", host) as served:
+        page = re.search(r"Page: (\S+)", served.lines)[1]
+        with urllib.request.urlopen(page) as answer:
+            assert answer.headers["content-type"].startswith("text/html")
+        served.end()
+
+
 def test_with_tls_it_says_how_clients_believe_it():
     """The command that it suggests works as it stands, https and all; its file goes with it."""
     pytest.importorskip("trustme")
@@ -134,6 +143,20 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
     file.write_text("not a database, but long enough to look like one" * 50)
     done = run("serve", "--port", "0", "--sqlite", str(file))
     assert done.returncode == 1 and str(file) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--sqlite", "--jsonl"])
+def test_a_file_that_cannot_be_used_is_named_with_its_option(tmp_path, option):
+    done = run("serve", "--port", "0", option, str(tmp_path))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{option} {tmp_path}: cannot be used" in done.stderr and "another file" in done.stderr
+
+
+def test_a_host_that_no_certificate_names_is_a_clear_error():
+    pytest.importorskip("trustme")
+    done = run("serve", "--port", "0", "--tls", "--host", "a" * 70)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "--host aaaa" in done.stderr
 
 
 def test_only_known_datastreams_are_taken():
@@ -192,3 +215,4 @@ def test_decisions_are_answered_out_of_a_file(tmp_path):
     done = run("serve", "--port", "0", "--decisions", str(file))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert str(file) in done.stderr and "scopes.hero must be a list" in done.stderr
+    assert "--decisions" in done.stderr

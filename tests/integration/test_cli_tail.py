@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import uuid
 
 import httpx
 import pytest
@@ -53,9 +54,13 @@ class Tail:
 
 
 def send(url, **xdm):
-    # Complete, so that nothing is said about it.
-    complete = {"_id": "e", "eventType": "web", "timestamp": "2026-11-23T15:20:48Z"}
-    xdm = {**complete, "identityMap": {"FPID": [{"id": FPID, "primary": True}]}, **xdm}
+    """Send an event in which nothing is found, so that it has one line."""
+    xdm = {
+        "_id": str(uuid.uuid4()),
+        "timestamp": "2026-11-23T15:20:48Z",
+        "eventType": "web",
+        "identityMap": {"FPID": [{"id": FPID, "primary": True}]},
+    } | xdm
     httpx.post(f"{url}/ee/v1/collect?configId=ds", json={"events": [{"xdm": xdm}]}, trust_env=False)
 
 
@@ -69,7 +74,7 @@ def test_it_shows_what_came_and_what_comes():
             assert "third" in shown.line()
             send(server.url, eventType="fourth")
             line = shown.line()
-            assert [word in line for word in ("fourth", "duplicate", "204", "ECID ", "waited ")] == [True] * 5
+            assert [word in line for word in ("fourth", "recorded", "204", "ECID ", "waited ")] == [True] * 5
             assert shown.end() == (0, "")
 
 
@@ -101,6 +106,43 @@ def test_what_is_found_in_an_event_stands_below_it():
             assert "UUID" in shown.line()
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["lines", "json"])
+def test_it_ends_when_nobody_reads_any_more(options):
+    """As in ``tail | head``: a pipe that is closed behind it does not look like an edge that is gone."""
+    with serving(create_app(DevelopmentEdge())) as server:
+        send(server.url)
+        with Tail(server.url, *options) as shown:
+            shown.line()
+            shown.process.stdout.close()
+            send(server.url)
+            assert shown.process.wait(PATIENCE) == 1
+            errors = shown.process.stderr.read()
+            assert "gone" not in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["event: hello\ndata: {", "event: hello\ndata: {}", "event: hello\ndata: []", "event: hello\ndata: \xff"],
+)
+def test_what_is_no_edge_is_told_from_one(message):
+    """Whatever it sends."""
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            await edge(scope, receive, send)
+            return
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": f"{message}\n\n".encode("latin-1")})
+
+    edge = create_app(DevelopmentEdge())
+    app.state = edge.state
+    with serving(app) as server:
+        done = run("tail", server.url)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "No development edge answers" in done.stderr
+
+
 def test_a_problem_is_shown_with_its_reason():
     """Also a request without events."""
     with serving(create_app(DevelopmentEdge())) as server:
@@ -127,7 +169,13 @@ def test_it_goes_on_when_the_edge_comes_back():
 
 @pytest.mark.parametrize(
     ("address", "status", "words"),
-    [("http://127.0.0.1:9", 1, "alloy-async serve"), ("8080", 2, "not an address")],
+    [
+        ("http://127.0.0.1:9", 1, "alloy-async serve"),
+        (f"http://{'a' * 70}.test", 1, "alloy-async serve"),
+        ("8080", 2, "not an address"),
+        ("http://[::1", 2, "not an address"),
+        ("http://127.0.0.1:port", 2, "not an address"),
+    ],
 )
 def test_an_address_where_no_edge_is_ends_with_advice(address, status, words):
     """At once, and without a traceback."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 import select
 import socket
 import ssl
+import threading
 from datetime import timedelta
 
 import httpx
@@ -16,9 +18,11 @@ pytest.importorskip("uvicorn")
 from alloy_async import Alloy
 from alloy_async.devserver import (
     DevelopmentEdge,
+    EdgeRequest,
     Fault,
     connection as connection_module,
     create_app,
+    server as server_module,
     serving,
     throw_away_certificate,
 )
@@ -248,6 +252,70 @@ def test_a_head_without_end_ends_the_connection(server):
             if select.select([connection], [], [], 0)[0] and not connection.recv(65_536):
                 break
     assert httpx.get(f"{server.url}/_dev/events", trust_env=False).status_code == 200
+
+
+def test_who_is_not_done_when_the_server_stops_is_no_error(edge, monkeypatch, caplog):
+    """A client that waits for a late answer is cut off after a while, without a traceback."""
+    edge.faults.replace([Fault(latency=3_600_000)])
+    arrived = threading.Event()
+    edge.recorder.subscribe(arrived.set)
+
+    def begin(connection):
+        connection.sendall(head(COLLECT, len(BODY)) + BODY)
+        assert arrived.wait(PATIENCE)
+
+    stop_while_one_waits(edge, begin, monkeypatch)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_reader_that_no_longer_reads_is_no_error_when_the_server_stops(edge, monkeypatch, caplog):
+    """A page in a browser that sleeps, with more of the feed to come than sockets take."""
+    body = json.dumps({"events": [{"xdm": {"_id": f"{n}" + "x" * 5_000}} for n in range(4_000)]}).encode()
+    edge.answer(EdgeRequest("POST", "/ee/v1/collect", {"configId": "ds"}, {}, body))
+
+    def begin(connection):
+        connection.sendall(b"GET /_dev/feed HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        read = b""
+        while b"event: entries" not in read:
+            read += connection.recv(1_024)
+
+    stop_while_one_waits(edge, begin, monkeypatch)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def stop_while_one_waits(edge, begin, monkeypatch):
+    monkeypatch.setattr(server_module, "_GRACE", 0.1)
+    with contextlib.ExitStack() as until_then:
+        with serving(create_app(edge)) as running:
+            connection = until_then.enter_context(connect(running))
+            begin(connection)
+        with pytest.raises(ConnectionResetError):
+            read_all(connection)
+
+
+def test_a_trailer_without_end_ends_the_connection(server):
+    """It follows the last chunk of a body, and is a head of its own."""
+    with connect(server) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(
+            b"POST /ee/v1/collect HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        )
+        for _ in range(1_000):
+            connection.sendall(b"x-long: " + b"x" * 8_192 + b"\r\n")
+            if select.select([connection], [], [], 0)[0] and not connection.recv(65_536):
+                break
+        else:
+            pytest.fail("eight megabytes of a trailer were read")
+    assert httpx.get(f"{server.url}/_dev/events", trust_env=False).status_code == 200
+
+
+def test_a_body_in_many_chunks_is_no_trailer(server, monkeypatch):
+    """Whatever their sum."""
+    monkeypatch.setattr(connection_module, "MAX_HEAD", 1_024)
+    body = b'{"events":[{"xdm":{"x":"' + b"x" * 60_000 + b'"}}]}'
+    pieces = (body[start : start + 500] for start in range(0, len(body), 500))
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{server.url}{COLLECT}", content=pieces, headers=headers, trust_env=False)
+    assert answer.status_code == 204
 
 
 def test_connections_are_bounded(server, monkeypatch):

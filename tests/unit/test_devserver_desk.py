@@ -107,7 +107,14 @@ def test_every_origin_but_the_servers_own_is_refused(origins):
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
 @pytest.mark.parametrize(
-    "headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"}]
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+    ],
 )
 async def test_a_page_elsewhere_neither_reads_nor_resets(method, path, headers):
     """Everything below /_dev is guarded, what does not exist included; the refusal says nothing about events."""
@@ -134,6 +141,20 @@ async def test_no_answer_of_the_desk_may_be_embedded_or_cached():
             assert headers["cross-origin-resource-policy"] == "same-origin"
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+        {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"},
+        {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+    ],
+    ids=["link", "page", "address bar"],
+)
+async def test_a_person_may_come_from_anywhere(headers):
+    async with client(DevelopmentEdge()) as browser:
+        assert (await browser.get("/_dev/", headers=headers)).status_code == 200
 
 
 async def test_hosts_that_the_operator_named_may_read():

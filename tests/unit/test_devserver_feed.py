@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import DevelopmentEdge, EdgeRequest, create_app, feed as module
+from alloy_async.devserver import DevelopmentEdge, EdgeRequest, create_app, feed as module, readback
 from alloy_async.devserver.feed import Feed, FeedFull
 
 COLLECT = {"method": "POST", "path": "/ee/v1/collect", "query": {"configId": "ds"}}
@@ -85,6 +85,69 @@ async def test_what_gathers_is_told_at_once(edge, open_reader, monkeypatch):
     late = open_reader()
     await late.next()
     assert [await late.numbers(), await late.numbers()] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [(["ab", "c", "d"], [[1], [2, 3]]), (["abc", "d"], [[1], [2]]), (["", "", "a"], [[1, 2], [3]])],
+)
+async def test_a_message_has_so_many_events(edge, open_reader, monkeypatch, sent, told):
+    """An exchange is never cut, however many it has."""
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    for ids in sent:
+        send(edge, *ids)
+    reader = open_reader()
+    assert (await reader.next())[0] == "hello"
+    assert [await reader.numbers() for _ in told] == told
+
+
+class Turns:
+    """Counts how often others had their turn."""
+
+    def __init__(self):
+        self.count = 0
+
+    async def __aenter__(self):
+        self._task = asyncio.create_task(self._take())
+        return self
+
+    async def __aexit__(self, *_):
+        self._task.cancel()
+
+    async def _take(self):
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+
+async def test_a_long_past_leaves_others_their_turn(edge, open_reader, monkeypatch):
+    """A socket that takes everything never makes the writer wait."""
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    for name in "abcd":
+        send(edge, name)
+    reader = open_reader()
+    async with Turns() as turns:
+        assert (await reader.next())[0] == "hello"
+        assert [await reader.numbers() for _ in range(4)] == [[1], [2], [3], [4]]
+        assert turns.count >= 3
+
+
+@pytest.mark.parametrize("listing", ["events", "requests"])
+async def test_a_long_listing_leaves_others_their_turn(edge, browser, listing, monkeypatch):
+    answer = await browser.get(f"/_dev/{listing}")
+    assert answer.json() == {"dropped": 0, listing: []}
+    for name in "abcd":
+        send(edge, name)
+
+    async def turns():
+        async with Turns() as counted:
+            answer = await browser.get(f"/_dev/{listing}")
+        assert len(answer.json()[listing]) == 4
+        return counted.count
+
+    at_once = await turns()
+    monkeypatch.setattr(readback, "_CHUNK", 1)
+    assert await turns() >= at_once + 3
 
 
 async def test_an_entry_says_what_became_of_each_event(edge, open_reader):

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from alloy_async.devserver import well_known
 from alloy_async.devserver.advice import advice_for
 from alloy_async.devserver.findings import MAX_EXCERPT, MAX_MADE, Finding, bounded, excerpt, place
 from alloy_async.devserver.problems import _TITLES
@@ -135,3 +136,10 @@ def test_names_that_are_longer_than_any_are_not_compared():
 def test_no_well_known_event_type_is_a_misspelling_of_another():
     assert len(EVENT_TYPES) > 90
     assert all(nearest(name, EVENT_TYPES, 0.9) is None for name in EVENT_TYPES)
+
+
+def test_a_long_name_is_not_remembered():
+    """A thousand of them, each as long as a request, would stay for good."""
+    kept = well_known._nearest.cache_info().currsize
+    assert nearest("x" * 60_000, NAMESPACES, 0.5) is None
+    assert well_known._nearest.cache_info().currsize == kept

@@ -19,7 +19,9 @@ from alloy_async.devserver import (
     ReceivedEvent,
     Recorder,
     SQLiteFile,
+    jsonl as jsonl_module,
     recorder as module,
+    sqlite as sqlite_module,
 )
 
 RECEIVED_AT = "2026-11-23T15:20:48.830Z"
@@ -131,7 +133,7 @@ def test_an_id_is_remembered_until_its_last_event_is_dropped():
 
 def test_big_exchanges_are_bounded_by_size(monkeypatch):
     """The count alone would allow gigabytes; the newest is kept however big it is."""
-    monkeypatch.setattr(module, "MAX_SIZE", 200)
+    monkeypatch.setattr(module, "MAX_SIZE", 2 * exchange(events=[json.dumps("x" * 40)]).weight)
     recorder = Recorder()
     for _ in range(3):
         recorder.add(exchange(events=[json.dumps("x" * 40)]))
@@ -377,7 +379,7 @@ def test_lines_that_cannot_be_read_are_skipped_left_and_said(path, caplog):
     recorder.close()
     assert ids(remembered(path, JSONLinesFile)) == ["a", "b"]
     assert len(path.read_text().splitlines()) == 3
-    assert "1 lines" in caplog.text
+    assert "1 exchanges" in caplog.text
 
 
 def test_lines_that_another_tool_wrote_anew_are_read(path):
@@ -388,3 +390,136 @@ def test_lines_that_another_tool_wrote_anew_are_read(path):
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, separators=(",", ":")) + "\n")
     [again] = remembered(path, JSONLinesFile).exchanges()[0]
     assert json.loads(again.event_text(again.events[0])) == {"xdm": {"_id": "a"}}
+
+
+@pytest.mark.parametrize("sink", [SQLiteFile, JSONLinesFile])
+def test_no_more_of_a_file_is_taken_up_than_memory_takes(path, sink, monkeypatch):
+    """Of a file of gigabytes the newest is read, and the rest is counted as dropped."""
+    recorder = Recorder(sink=sink(path))
+    for event_id in "abcd":
+        recorder.add(exchange(event_id, "x"))
+    recorder.close()
+    two = 2 * len(exchange("a", "x").as_json()) + 50
+    for module_of_sink in (sqlite_module, jsonl_module):
+        monkeypatch.setattr(module_of_sink, "MAX_SIZE", two)
+    past = sink(path)
+    loaded = past.load(100)
+    past.close()
+    assert [one.events[0].event_id for one in loaded.exchanges] == ["c", "d"]
+    assert (loaded.earlier_exchanges, loaded.earlier_events) == (2, 4)
+    for module_of_sink in (sqlite_module, jsonl_module):
+        monkeypatch.setattr(module_of_sink, "MAX_SIZE", 1)
+    again = remembered(path, sink)
+    assert (numbers(again), again.exchanges()[1], again.events()[1]) == ([4], 3, 6)
+
+
+def edited(**changes):
+    """The JSON of an exchange with one member that somebody edited, named by its path."""
+    whole = json.loads(exchange("a").as_json())
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = whole
+        for name in parents:
+            place = place[int(name) if name.isdigit() else name]
+        place[last] = value
+    return json.dumps(whole)
+
+
+EDITED = {
+    "no object": "[]",
+    "too deep": "[" * 100_000,
+    "a body that is no object": edited(request__body=[1]),
+    "a body nested too deep": edited(request__body=json.loads('{"xdm":' + "[" * 600 + "]" * 600 + "}")),
+    "headers that are a list": edited(request__headers=["a"]),
+    "a header that is a number": edited(request__headers={"a": 1}),
+    "a query that is a text": edited(request__query="a"),
+    "a path that is null": edited(request__path=None),
+    "text that is a number": edited(request__body=None, request__text=5, entry__events=[]),
+    "an id that is an object": edited(entry__events__0__id={}),
+    "an unknown outcome": edited(entry__events__0__outcome="lost"),
+    "a finding without a path": edited(entry__events__0__findings=[{"level": "error"}]),
+    "an event that is not in the body": edited(entry__events__0__index=7),
+    "a problem that is none": edited(
+        answer={
+            "status": 400,
+            "headers": {"content-type": "application/problem+json"},
+            "body": {},
+            "text": None,
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("text", EDITED.values(), ids=EDITED)
+@pytest.mark.parametrize("sink", [SQLiteFile, JSONLinesFile])
+def test_what_somebody_edited_does_not_stop_the_start(path, sink, text, caplog):
+    """It is skipped, and the log says so; all others are there, and can be shown."""
+    recorder = Recorder(sink=sink(path))
+    recorder.add(exchange("a"))
+    recorder.close()
+    if sink is JSONLinesFile:
+        path.write_text(f"{path.read_text()}{text}\n")
+    else:
+        with sqlite3.connect(path) as connection:
+            row = (RECEIVED_AT, "POST", "/", 200, 1, text)
+            connection.execute(
+                "INSERT INTO exchanges (received_at, method, path, status, recorded, exchange)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+        connection.close()
+    again = remembered(path, sink)
+    assert ids(again) == ["a"]
+    assert [kept.entry()["n"] for kept in again.exchanges()[0]] == [1]
+    assert "1 exchanges" in caplog.text
+
+
+@pytest.mark.parametrize("sink", [SQLiteFile, JSONLinesFile])
+def test_an_answer_in_records_is_kept_as_text(path, sink):
+    """It is called JSON and is none: put in unchanged, it would make the whole line unreadable."""
+    records = b'\0{"requestId": "r", "handle": []}\n\0{"requestId": "r", "handle": []}\n'
+    answer = EdgeAnswer(200, {"content-type": "application/json;charset=utf-8"}, records)
+    recorder = Recorder(sink=sink(path))
+    recorder.add(exchange("a", answer=answer))
+    recorder.close()
+    [again] = remembered(path, sink).exchanges()[0]
+    assert again.answer == answer
+    assert json.loads(again.as_json())["answer"]["text"] == records.decode()
+
+
+def test_a_success_that_is_called_a_problem_is_none():
+    """A fault switch may call any answer anything."""
+    answer = EdgeAnswer(200, {"content-type": "application/problem+json"}, b'{"handle": []}')
+    assert exchange("a", answer=answer).entry()["problem"] is None
+
+
+LONG = "x" * 60_000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"path": f"/{LONG}"},
+        {"query": {"requestId": LONG}},
+        {"query": {LONG: ""}},
+        {"answer": EdgeAnswer(204, {"x-request-id": LONG}, b"")},
+        {"events": (ReceivedEvent(0, 0, 2, LONG, None, None, "recorded", None),)},
+        {"events": (ReceivedEvent(0, 0, 2, None, LONG, None, "recorded", None),)},
+        {"events": (ReceivedEvent(0, 0, 2, None, None, LONG, "recorded", None),)},
+        {"events": (ReceivedEvent(0, 0, 2, None, None, None, "recorded", LONG),)},
+        {
+            "events": (
+                ReceivedEvent(
+                    0, 0, 2, None, None, None, "recorded", None, (Finding("error", "c", LONG, "", ""),)
+                ),
+            )
+        },
+    ],
+    ids=["path", "query", "name", "answer", "id", "type", "visitor", "timestamp", "finding"],
+)
+def test_everything_that_takes_memory_is_weighed(changes):
+    """Otherwise a client with long paths or ids would fill it."""
+    fields = {key: value for key, value in changes.items() if key != "events"}
+    heavy = exchange("a", **fields)
+    heavy.events = changes.get("events", heavy.events)
+    assert heavy.weight >= 60_000

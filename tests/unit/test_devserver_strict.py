@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from alloy_async.devserver import Checks, DevelopmentEdge, EdgeRequest, Finding
+from alloy_async.devserver import Checks, DevelopmentEdge, EdgeRequest, Finding, edge as module
 
 ERROR = Finding("error", "xdm-type", "xdm.n", "is text", "Send a number.")
 WARNING = Finding("warning", "no-id", "xdm._id", "is missing", "Set one.")
@@ -79,3 +79,18 @@ def test_other_requests_have_no_events_to_check(edge):
         json.dumps(body).encode(),
     )
     assert edge.answer(asked).status == 200
+
+
+@pytest.mark.parametrize(
+    ("says", "checked"), [("----", 3), ("w-ww", 2), ("---", 3)], ids=["events", "findings", "just enough"]
+)
+def test_of_very_many_events_the_first_are_checked(says, checked, monkeypatch):
+    """What comes after them is named, and refused by a strict edge: nobody knows whether it is right."""
+    monkeypatch.setattr(module, "_MAX_EFFORT", 3)
+    lenient = DevelopmentEdge(checks=Told())
+    assert send(lenient, *says).status == 204
+    [exchange] = lenient.recorder.exchanges()[0]
+    unchecked = [event.index for event in exchange.events if "not-checked" in str(event.findings)]
+    assert unchecked == [checked] * (len(says) > checked)
+    strict = DevelopmentEdge(checks=Told(), strict=True)
+    assert send(strict, *says).status == (422 if unchecked else 204)

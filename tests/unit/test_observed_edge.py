@@ -12,6 +12,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from alloy_async import Alloy, ConsentDeclined, EdgeError
+from alloy_async.devserver import DevelopmentEdge
 from alloy_async.testing import RecordingEdge, SentEvent
 from alloy_async.testing._sent import as_table, rows
 from alloy_async.testing._serving import observe
@@ -79,6 +80,35 @@ async def test_waiting_ends_when_the_event_arrives(alloy, observed):
     assert not waiting.done()
     await alloy.event(type="b")
     assert [event.type for event in await waiting] == ["b", "b"]
+
+
+async def test_a_wait_for_many_parses_them_once(alloy, observed, monkeypatch):
+    """Once for each that arrives would take the time of the square."""
+    parsed, events = [], DevelopmentEdge.events
+    monkeypatch.setattr(
+        DevelopmentEdge, "events", property(lambda self: parsed.append(1) or events.fget(self))
+    )
+    await alloy.opt_in(purposes="all")
+    waiting = asyncio.create_task(observed.wait_for(count=5))
+    for _ in range(5):
+        alloy.event(type="web")
+        await alloy.flush()
+    assert len(await waiting) == 5
+    assert len(parsed) == 1
+
+
+def test_news_after_the_wait_and_its_loop_have_ended_harm_nobody(observed, monkeypatch):
+    """The thread of the server has asked whom to tell when the test's thread is done already."""
+    recorder, listeners = observed.edge.recorder, []
+    monkeypatch.setattr(recorder, "subscribe", lambda listener: listeners.append(listener) or (lambda: None))
+
+    async def wait():
+        with pytest.raises(AssertionError):
+            await observed.wait_for(timeout=0)
+
+    asyncio.run(wait())
+    [told_late] = listeners
+    told_late()
 
 
 async def test_a_wait_that_fails_says_what_came_and_what_waits(alloy, observed):

@@ -29,7 +29,9 @@ def serving(log, *words):
         port = free.getsockname()[1]
     command = [
         *(UWSGI, "--http", f"127.0.0.1:{port}", "--wsgi", "flask_shop:create_app()", "--need-app"),
-        *("--master", "--processes", "2", "--enable-threads", "--die-on-term", *words),
+        *("--master", "--processes", "2", "--enable-threads", *words),
+        # Not --die-on-term, which ends a worker that has answered a moment ago without what Python does at exit.
+        *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all"),
     ]
     path = os.pathsep.join(["", *filter(None, sys.path)])
     environment = os.environ | {"SECRET_KEY": "of the test", "PYTHONPATH": path}
