@@ -208,7 +208,7 @@ class DevelopmentEdge:
         Args:
             request: without its body.
         """
-        fault = None if request.method == "OPTIONS" else self.faults.choose_unread(request.path)
+        fault = self.faults.choose_unread(request.path) if request.method == "POST" else None
         if fault is None:
             return False
         notes = self._notes(request, self._clock(), fault)
@@ -218,8 +218,8 @@ class DevelopmentEdge:
     # Faults: which one meets a request.
 
     def _fault(self, request: EdgeRequest, reading: Body | Problem) -> Fault | None:
-        """Choose. A preflight is none of the client's requests, so none meets it."""
-        if not self.faults or request.method == "OPTIONS":
+        """Choose. A preflight, or a browser that looks for an icon, is none of the client's requests: none meets it."""
+        if not self.faults or request.method != "POST":
             return None
         if isinstance(reading, Problem):
             return self.faults.choose(request.path)

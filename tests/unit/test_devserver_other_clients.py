@@ -95,6 +95,13 @@ async def test_a_preflight_is_allowed_and_meets_no_fault(browser, edge):
     assert (await browser.options(INTERACT, headers=PAGE)).status_code == 405
 
 
+async def test_what_a_browser_asks_by_itself_uses_up_no_fault(browser, edge):
+    """Its look for an icon comes before the client's request."""
+    edge.faults.replace([Fault(status=503, times=1)])
+    assert (await browser.get("/favicon.ico")).status_code == 404
+    assert (await browser.post(COLLECT, json=one_event())).status_code == 503
+
+
 async def test_a_page_may_not_ask_the_desk(browser):
     """What was received is nobody's but the desk's: no preflight is allowed there."""
     asked = {**PAGE, "access-control-request-method": "POST"}
