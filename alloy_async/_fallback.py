@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ._clock import Clock
 from ._commands import EventCommand, outbox_events
+from ._expiry import Expiry
 from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import OutboxError
@@ -42,9 +43,6 @@ CLAIM_SIZE = 4_194_304
 
 ENDED = 2_000
 """Events that may lie in the line although they have ended, such as those whose callers have lost patience."""
-
-EXPIRY = 3_600.0
-"""Seconds between two looks for events that are too old."""
 
 
 class TakingOver(NamedTuple):
@@ -88,7 +86,7 @@ class Fallback:
         self, outbox: Outbox, *, lifetime: float, ledger: Ledger, clock: Clock, logger: logging.Logger
     ) -> None:
         self._outbox = outbox
-        self._lifetime = lifetime
+        self._expiry = Expiry(outbox, lifetime=lifetime, place="on this machine", clock=clock, logger=logger)
         self._ledger = ledger
         self._clock = clock
         self._logger = logger
@@ -104,7 +102,6 @@ class Fallback:
         self._left: frozenset[VisitorKey] = frozenset()
         self._returning: Counter[VisitorKey] = Counter()
         self._more_to_claim = False
-        self._expires_at = 0.0
         self._rests_until = 0.0
         self._lease_ran_out = False
         self._taking_over: asyncio.Task[None] | None = None
@@ -332,7 +329,7 @@ class Fallback:
         try:
             if not await self._outbox.renew():
                 self._lease_ran_out = True
-            await self._expire()
+            await self._expiry.look()
             await self._claim(visitors)
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
             self._left = frozenset()  # what comes now does not wait for what cannot be read
@@ -369,16 +366,6 @@ class Fallback:
                 self._hold(command, command.local_key)
                 self._line.append(command)
                 command.end_if_refused()
-
-    async def _expire(self) -> None:
-        now = self._clock.time()
-        if now < self._expires_at:
-            return
-        self._expires_at = now + EXPIRY
-        expired = await self._outbox.expire(now - self._lifetime)
-        if expired:
-            message = "%d events were erased on this machine unsent: older than delivery_timeout=%g s"
-            self._logger.warning(message, expired, self._lifetime)
 
     # The end
 

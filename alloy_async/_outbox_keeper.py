@@ -24,7 +24,8 @@ from typing import Any
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, outbox_events
 from ._consent._rules import Verdict
-from ._fallback import CLAIM, CLAIM_SIZE, EXPIRY, Consenting, Fallback, TakingOver, as_outbox_error
+from ._expiry import Expiry
+from ._fallback import CLAIM, CLAIM_SIZE, Consenting, Fallback, TakingOver, as_outbox_error
 from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
@@ -81,7 +82,7 @@ class OutboxKeeper:
         self._outbox = outbox
         self._limits = limits
         self._lifetime = lifetime
-        self._expires_at = 0.0
+        self._expiry = Expiry(outbox, lifetime=lifetime, place="from the outbox", clock=clock, logger=logger)
         self._clock = clock
         self._logger = logger
         self._epoch = 0
@@ -629,7 +630,7 @@ class OutboxKeeper:
                 ):  # otherwise the group hands over by itself, once it is known what is in it
                     await self._hand_over()
             else:
-                await self._expire()
+                await self._expiry.look()
                 await self._take_over()
         except Exception as raised:  # noqa: BLE001 - as above
             error = as_outbox_error("read", raised)
@@ -655,17 +656,6 @@ class OutboxKeeper:
             if len(self._mine) >= CLAIM:
                 self._more_to_claim = True
                 return
-
-    async def _expire(self) -> None:
-        """Erase, now and then, what nobody may send any more: its visitor was never heard of again."""
-        now = self._clock.time()
-        if now < self._expires_at:
-            return
-        self._expires_at = now + EXPIRY
-        expired = await self._outbox.expire(now - self._lifetime)
-        if expired:
-            message = "%d events were erased from the outbox unsent: older than delivery_timeout=%g s"
-            self._logger.warning(message, expired, self._lifetime)
 
     # The end
 

@@ -83,6 +83,7 @@ ENGINE = [
     "edge.client",
     "_commands",
     "_batch",
+    "_expiry",
     "_fallback",
     "_outbox_keeper",
     "_courier",
