@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from .exchange import Exchange, read_exchanges
+from .exchange import Exchange
+from .past import read_exchanges
 from .private_file import create_private
 from .recorder import MAX_SIZE, Past
 

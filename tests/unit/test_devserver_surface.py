@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from starlette.datastructures import Headers
 from xdm_schemas import write_schemas
 
-from alloy_async.devserver import Checks, DevelopmentEdge, Exchange, Recorder, XdmSchemas, create_app
+from alloy_async.devserver import Checks, DevelopmentEdge, Recorder, XdmSchemas, create_app
+from alloy_async.devserver.past import read_exchange
 from alloy_async.devserver.recorder import Past
 
 ACTIONS = ("interact", "collect", "privacy/set-consent", "identity/acquire")
@@ -287,7 +288,7 @@ def test_everything_is_answered_whatever_is_switched_on(
     assert not any(b"\r" in value or b"\n" in value for _, value in answered)
     assert ask(app, "GET", "/_dev/faults", {}, {}, b"")[0] == 200
     for exchange in edge.recorder.exchanges()[0]:
-        again = Exchange.from_json(exchange.as_json())
+        again = read_exchange(exchange.as_json())
         assert (again.answer.status, again.body, again.text) == (status, exchange.body, exchange.text)
         assert again.entry() == exchange.entry()
         assert exchange.weight > 0
