@@ -101,8 +101,8 @@ MUTANTS = [
     Mutant(
         "6 nothing is lost in silence: what is kept for the next start is erased at the end",
         "_commands.py",
-        '        if self.key is not None and outcome != "kept":',
-        "        if self.key is not None:",
+        '        if outcome != "kept" and (self.key is not None or self.local_key is not None):',
+        "        if self.key is not None or self.local_key is not None:",
     ),
     Mutant(
         "6 nothing is lost in silence: what waits for another attempt is forgotten",
