@@ -7,7 +7,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,9 +37,9 @@ def set_aside(path: Path, check: Callable[[sqlite3.Connection], None], now: floa
             return  # another process was faster, and this is its fresh file
         target = _free_name(path, now)
         for part in _PARTS:
-            source = path.with_name(path.name + part)
-            if source.exists():
-                source.rename(target.with_name(target.name + part))
+            # Not there, or removed at this moment by whoever closes the file last.
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + part).rename(target.with_name(target.name + part))
     _logger.error("%s is damaged; it was set aside as %s, and a fresh outbox was begun", path, target)
 
 

@@ -662,6 +662,23 @@ def test_healthy_file_is_not_set_aside(path):
     assert names(path) == [path.name]
 
 
+def test_a_log_that_goes_at_this_moment_does_not_matter(path, monkeypatch):
+    """Whoever closes the file last removes its log, perhaps just before it is renamed."""
+    path.parent.mkdir()
+    for part in ("", "-wal", "-shm"):
+        path.with_name(path.name + part).touch()
+    rename = type(path).rename
+
+    def rename_late(source, target):
+        if not source.name.endswith(path.name):
+            source.unlink()
+        return rename(source, target)
+
+    monkeypatch.setattr(type(path), "rename", rename_late)
+    set_aside(path, always_damaged, 0.0)
+    assert names(path) == [f"{path.name}.damaged-19700101T000000Z"]
+
+
 @pytest.mark.parametrize("damaged", [as_text, as_broken_page], indirect=True)
 async def test_one_of_many_sets_aside(path, make, damaged):
     """Of several that open a damaged file at once one sets it aside, and all share the fresh one."""
