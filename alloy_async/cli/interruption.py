@@ -35,16 +35,16 @@ class Interruption:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        with suppress(
-            NotImplementedError
-        ):  # Windows: Ctrl-C cancels the main task there, as asyncio.run does it
+        # What asyncio raises on Windows, where loops take no signals: Ctrl-C cancels the main task there instead.
+        with suppress(NotImplementedError):
             for number in _SIGNALS:
                 loop.add_signal_handler(number, self._heard, number)
         return self
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
-        with suppress(NotImplementedError):  # Windows, as above
+        # On Windows, as above: nothing was added.
+        with suppress(NotImplementedError):
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 

@@ -13,8 +13,8 @@ from typing import Any
 from ..findings import MAX_FINDINGS, MAX_MADE, Finding, excerpt, place
 from ..well_known import nearest
 from .bundle import bundle
+from .catalogue import Catalogue, UnusableSchemas
 from .fields import Fields, UnknownField
-from .library import Library, UnusableSchemas
 from .names import wire_path
 from .values import Values
 
@@ -28,13 +28,13 @@ class XdmSchemas:
         problems: one line for each file or piece that could not be used, and why.
     """
 
-    def __init__(self, library: Library) -> None:
-        roots = library.roots()
-        found = bundle(library, roots)
-        self._values = Values(found, library.problems)
+    def __init__(self, catalogue: Catalogue) -> None:
+        roots = catalogue.roots()
+        found = bundle(catalogue, roots)
+        self._values = Values(found, catalogue.problems)
         self._fields = Fields(found.schema)
-        self._counts = len(library), len(roots)
-        self.problems: tuple[str, ...] = tuple(library.problems)
+        self._counts = len(catalogue), len(roots)
+        self.problems: tuple[str, ...] = tuple(catalogue.problems)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> XdmSchemas:
@@ -45,7 +45,7 @@ class XdmSchemas:
         Raises:
             UnusableSchemas: no such folder, no schema for ExperienceEvents in it, or jsonschema-rs is missing.
         """
-        return cls(Library.read(path))
+        return cls(Catalogue.read(path))
 
     @property
     def summary(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .library import Library, Place
+from .catalogue import Catalogue, Place
 from .names import wire_path
 
 __all__ = ["Bundle", "Schema", "bundle"]
@@ -41,17 +41,17 @@ class Bundle:
     files: dict[str, str]
 
 
-def bundle(library: Library, roots: list[str]) -> Bundle:
+def bundle(catalogue: Catalogue, roots: list[str]) -> Bundle:
     """Write one schema that asks of an event what all the roots ask.
 
-    References that lead nowhere are noted in the library's ``problems``, and ask nothing.
+    References that lead nowhere are noted in the catalogue's ``problems``, and ask nothing.
     """
-    return _Writer(library).write(roots)
+    return _Writer(catalogue).write(roots)
 
 
 class _Writer:
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
         self._labels: dict[Place, str] = {}
         self._waiting: list[tuple[str, Any, str]] = []
         self._files: dict[str, str] = {}
@@ -63,7 +63,7 @@ class _Writer:
         # A loop, not recursion: schemas refer to one another in circles, and in long chains.
         while self._waiting:
             label, piece, document = self._waiting.pop()
-            self._files[label] = self._library.file(document)
+            self._files[label] = self._catalogue.file(document)
             definitions[label] = self._definition(piece, document)
         return Bundle({"$schema": _DIALECT, "definitions": definitions, "allOf": all_of}, self._files)
 
@@ -71,15 +71,15 @@ class _Writer:
         try:
             return self._schema(piece, document)
         except RecursionError:
-            self._library.problems.append(
-                f"{self._library.file(document)}: nested too deep; it is not checked"
+            self._catalogue.problems.append(
+                f"{self._catalogue.file(document)}: nested too deep; it is not checked"
             )
             return {}
 
     def _reference(self, reference: str, document: str) -> Schema:
         if reference.endswith("/definitions/@context"):
             return {}  # it allows names with known prefixes only; on the wire they have none
-        found = self._library.find(reference, document)
+        found = self._catalogue.find(reference, document)
         if found is None:
             self._lose(reference, document)
             return {}
@@ -92,8 +92,8 @@ class _Writer:
     def _lose(self, reference: str, document: str) -> None:
         if (reference, document) not in self._lost:
             self._lost.add((reference, document))
-            file = self._library.file(document)
-            self._library.problems.append(
+            file = self._catalogue.file(document)
+            self._catalogue.problems.append(
                 f"{file}: no file has what '$ref': '{reference}' names; it is not checked"
             )
 

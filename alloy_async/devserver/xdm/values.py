@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ..findings import Finding, excerpt, place
 from ..well_known import nearest
 from .bundle import Bundle
-from .library import UnusableSchemas
+from .catalogue import UnusableSchemas
 
 __all__ = ["Values"]
 

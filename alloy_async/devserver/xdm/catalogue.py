@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
-__all__ = ["EXPERIENCE_EVENT", "Library", "UnusableSchemas"]
+__all__ = ["EXPERIENCE_EVENT", "Catalogue", "UnusableSchemas"]
 
 EXPERIENCE_EVENT = "https://ns.adobe.com/xdm/context/experienceevent"
 
@@ -28,7 +28,7 @@ class Place(NamedTuple):
     pointer: str
 
 
-class Library:
+class Catalogue:
     """The schemas below one folder, by their ``$id``.
 
     Attributes:
@@ -41,7 +41,7 @@ class Library:
         self._files: dict[str, Path] = {}
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Library:
+    def read(cls, path: str | os.PathLike[str]) -> Catalogue:
         """Read every ``*.schema.json`` below a folder.
 
         Raises:
@@ -50,20 +50,20 @@ class Library:
         folder = Path(path)
         if not folder.is_dir():
             raise UnusableSchemas(f"{_shown(path)} is no folder. Give a checkout of {_REPOSITORY}.")
-        library = cls()
+        catalogue = cls()
         for file in _schema_files(folder):
-            library._add(file, file.relative_to(folder))
-        if not library._documents:
-            detail = f" ({library.problems[0]})" if library.problems else ""
+            catalogue._add(file, file.relative_to(folder))
+        if not catalogue._documents:
+            detail = f" ({catalogue.problems[0]})" if catalogue.problems else ""
             raise UnusableSchemas(
                 f"No usable *{_SUFFIX} below {_shown(path)}{detail}. Give a checkout of {_REPOSITORY}."
             )
-        if not library.roots():
+        if not catalogue.roots():
             raise UnusableSchemas(
                 f"No schema below {_shown(path)} is, or extends, {EXPERIENCE_EVENT}. Give the whole checkout of "
                 f"{_REPOSITORY}, not a part of it."
             )
-        return library
+        return catalogue
 
     def __len__(self) -> int:
         return len(self._documents)
