@@ -170,13 +170,13 @@ class RedisStore:
 
         Args:
             heard: called in that loop with what was saved or forgotten, oldest first. Called with None when changes may
-                have been missed: once for each instance, when listening to it has begun; after Redis was out of reach;
-                and where the list of changes has a hole. Then everything is to be read again.
+                have been missed: once for each instance, when listening to it has begun, or soon where it had; after
+                Redis was out of reach; and where the list of changes has a hole. Then everything is to be read again.
         """
         if self._news is None or self._news.loop is not asyncio.get_running_loop():
             self._news = _News(self._link, self._place, self._prefixes)
             self._link.start(self._news.listen(), "alloy-redis-news")
-        self._news.listeners.append(heard)
+        self._news.join(heard)
 
     @staticmethod
     def digest(key: VisitorKey) -> str:
@@ -239,12 +239,19 @@ class _News:
 
     def __init__(self, link: RedisLink, place: str, prefixes: set[str]) -> None:
         self.loop = asyncio.get_running_loop()
-        self.listeners: list[Heard] = []
+        self._listeners: list[Heard] = []
         self._link = link
         self._place = place
         self._prefixes = prefixes
         self._read_up_to: dict[str, bytes] = {}
         self._lost = False
+        self._has_told = False
+
+    def join(self, heard: Heard) -> None:
+        """Add a listener; one that comes late does not know what was told before."""
+        self._listeners.append(heard)
+        if self._has_told:
+            self.loop.call_soon(self._tell, None, [heard])
 
     async def listen(self) -> None:
         """Listen until the link is closed."""
@@ -267,15 +274,16 @@ class _News:
             changes = None
             _logger.warning("%s: within reach again; choices are read again", self._place)
         if changes is None or changes:
-            self._tell(changes)
+            self._has_told = True
+            self._tell(changes, [*self._listeners])
 
     def _lose(self, problem: str) -> None:
         if not self._lost:
             self._lost = True
             _logger.warning("%s: choices that others make are not heard for now: %s", self._place, problem)
 
-    def _tell(self, changes: list[Change] | None) -> None:
-        for heard in [*self.listeners]:
+    def _tell(self, changes: list[Change] | None, listeners: Sequence[Heard]) -> None:
+        for heard in listeners:
             try:
                 heard(changes)
             except Exception as error:  # noqa: BLE001 - somebody else's

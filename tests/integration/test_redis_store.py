@@ -461,6 +461,17 @@ async def test_listeners_do_not_harm_one_another(server, caplog):
     assert "secret" not in caplog.text
 
 
+async def test_a_listener_that_comes_late_is_told_to_read_again(server):
+    """What it read before it came may have changed since, and the others were told of that without it."""
+    async with stores(server, 2) as (here, there):
+        await listening(there)
+        late = Listener()
+        there.watch(late)
+        await late.until(lambda: late.told == [None])
+        await here.save_preference(KEY, NONE)
+        await late.until(lambda: late.digests == [visitor_digest(KEY)])
+
+
 async def test_listening_survives_whatever_fails(server, monkeypatch, caplog):
     """A failure that nobody thought of is said in the log, and all is read again."""
     follow = redis_module._follow
