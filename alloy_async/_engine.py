@@ -580,7 +580,10 @@ def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:
         from .outbox.redis import RedisOutbox  # noqa: PLC0415 - as below
 
         return RedisOutbox(
-            _redis_url(settings), max_events=settings.max_queued, max_bytes=settings.max_queued_bytes
+            _redis_url(settings),
+            max_events=settings.max_queued,
+            max_bytes=settings.max_queued_bytes,
+            ordered=settings.ordered,
         )
     if isinstance(given, (str, Path)):
         return _make_file_outbox(_outbox_path(settings), settings, clock)

@@ -32,18 +32,20 @@ class Left:
 
     Args:
         place: where.
+        ordered: whether an event is left that waits for an older one of its visitor which another living worker has.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, ordered: bool) -> None:
         self._place = place
+        self._ordered = ordered
         self._abandoned: tuple[list[Any], list[VisitorKey]] = ([], [])  # by whom, and whose
 
-    async def claim(self, worker: Worker, digests: Sequence[str] | None, wanted: Room) -> list[Claimed]:
+    async def claim(self, worker: Worker, digests: Sequence[str], wanted: Room) -> list[Claimed]:
         """Take over the oldest events; look again where others were faster.
 
         Args:
             worker: for whom.
-            digests: of the visitors whose events are wanted; None for anybody's.
+            digests: of the visitors whose events are wanted.
             wanted: how many events, and how many bytes of them, at most.
         """
         count = min(wanted.events, _CLAIM_AT_ONCE)
@@ -51,7 +53,8 @@ class Left:
             oldest = await self._oldest(worker, digests, count)
             if not oldest:
                 break
-            claimed = await self._place.run("read", partial(worker.claim, members=oldest, size=wanted.size))
+            take = partial(worker.claim, members=oldest, size=wanted.size, ordered=self._ordered)
+            claimed = await self._place.run("read", take)
             if claimed:
                 return claimed
         return []
@@ -78,14 +81,14 @@ class Left:
     async def _owners(self, worker: Worker) -> list[Any]:
         return await self._place.ask("read", scripts.OWNERS, worker=worker.id)
 
-    async def _oldest(self, worker: Worker, digests: Sequence[str] | None, count: int) -> list[bytes]:
+    async def _oldest(self, worker: Worker, digests: Sequence[str], count: int) -> list[bytes]:
         """Return the oldest events, in order."""
-        ask = partial(self._place.ask, "read", scripts.OLDEST, count, worker=worker.id)
-        if digests is None:
-            return await ask(1, "")
+        ask = partial(
+            self._place.ask, "read", scripts.OLDEST, count, int(self._ordered), worker=worker.id
+        )
         found: list[bytes] = []
         for start in range(0, len(digests), _VISITORS_AT_ONCE):
-            found += await ask(0, " ".join(digests[start : start + _VISITORS_AT_ONCE]))
+            found += await ask(" ".join(digests[start : start + _VISITORS_AT_ONCE]))
             found = sorted(found, key=_age)[:count]
         return found
 

@@ -113,6 +113,7 @@ local function member_of(owner, visitor, key, size)
 end
 local function owner_of(member) return string.sub(member, 1, 16) end
 local function label_of(member) return string.sub(member, 18) end
+local function visitor_of(member) return string.sub(member, 18, 49) end
 local function key_of(member) return tonumber(string.sub(member, 51, 66)) end
 local function size_of(member) return tonumber(string.sub(member, 68)) end
 local function by_age(one, other) return string.sub(one, 51, 66) < string.sub(other, 51, 66) end
@@ -279,18 +280,39 @@ local function bury(remembered)
   forget_refusals()
 end
 
-local function dead_owners()
+-- Others that have events, and how many.
+local function owners_between(earliest, latest)
   local have, owners = pending(), {}
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', NOW)) do
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, earliest, latest)) do
     if have[worker] and worker ~= WORKER then owners[#owners + 1] = worker end
   end
   return owners, have
 end
+local function dead_owners() return owners_between('-inf', NOW) end
+local function living_owners() return owners_between('(' .. string.format('%.17g', NOW), '+inf') end
 
 local function of_visitor(owner, visitor, count)
   local front = owner .. ':' .. visitor
   return redis.call('ZRANGEBYLEX', INDEX, '[' .. front .. ':', '(' .. front .. ';', 'LIMIT', 0, count)
 end
+
+-- Whether an event has to wait for an older one of its visitor that another living worker has.
+local function waiting_for_others()
+  local owners, oldest = living_owners(), {}
+  return function(member)
+    local visitor = visitor_of(member)
+    if not oldest[visitor] then
+      oldest[visitor] = math.huge
+      for _, owner in ipairs(owners) do
+        local first = of_visitor(owner, visitor, 1)[1]
+        if first then oldest[visitor] = math.min(oldest[visitor], key_of(first)) end
+      end
+    end
+    return key_of(member) > oldest[visitor]
+  end
+end
+
+local function waiting_for_nobody() return false end
 """
 
 
@@ -446,35 +468,28 @@ return found
 """Returns the dead that have events, how many, and something that is another one when they have got more."""
 
 OLDEST = _script("""
-local count, anybody, visitors = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
-local found = {}
+local count, ordered, visitors = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
+local found, waits = {}, ordered and waiting_for_others() or waiting_for_nobody
 local function keep_oldest()
   table.sort(found, by_age)
   for n = #found, count + 1, -1 do found[n] = nil end
 end
-local function add(member)
-  found[#found + 1] = member
-  if #found > 4 * count + PAGE then keep_oldest() end
-end
 for _, owner in ipairs(dead_owners()) do
-  if anybody then
-    for _, key in ipairs(keys_pending(owner, '-', count)) do
-      local member = find(owner, key)
-      if member then add(member) end
-    end
-  end
   for visitor in string.gmatch(visitors, '%x+') do
-    for _, member in ipairs(of_visitor(owner, visitor, count)) do add(member) end
+    for _, member in ipairs(of_visitor(owner, visitor, count)) do
+      if not waits(member) then found[#found + 1] = member end
+      if #found > 4 * count + PAGE then keep_oldest() end
+    end
   end
 end
 keep_oldest()
 return found
 """)
-"""Takes how many, whether of anybody, and else the visitors in one text. Returns the oldest events of the dead, as
-``owner:visitor:key:size``."""
+"""Takes how many, whether none is wanted that waits for an older one of its visitor which another living worker has, and
+the visitors in one text. Returns the oldest events of the dead, as ``owner:visitor:key:size``."""
 
 CLAIM = _script("""
-local doubt, ticket, room = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local doubt, ticket, room, ordered = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 even_when_full()
 local epoch = look()
 if not is_entered() then return {-2} end
@@ -482,9 +497,10 @@ settle(doubt, ticket - 1)
 if last_ticket() >= ticket then return {-1} end
 
 local taken, keys, answer, total = {}, {}, {}, 0
-for n = 7, #ARGV do
+local waits = ordered and waiting_for_others() or waiting_for_nobody
+for n = 8, #ARGV do
   local member, key = ARGV[n], digits(key_of(ARGV[n]))
-  if redis.call('ZSCORE', INDEX, member) and lease_of(owner_of(member)) <= NOW then
+  if redis.call('ZSCORE', INDEX, member) and lease_of(owner_of(member)) <= NOW and not waits(member) then
     total = total + size_of(member)
     if #taken > 0 and total > room then break end
     taken[#taken + 1], keys[#keys + 1] = member, key
@@ -496,8 +512,9 @@ give(taken, WORKER)
 note_ticket(ticket, 'claim', keys)
 return {epoch, answer}
 """)
-"""Takes how many bytes, and which events, as ``OLDEST`` returns them. Returns the epoch, and of those that the dead still
-have ``visitor:key:size`` and the event; -1 and -2 alone as above."""
+"""Takes how many bytes, whether events wait for older ones as above, and which events, as ``OLDEST`` returns them: others may
+have taken some since. Returns the epoch, and of those that the dead still have ``visitor:key:size`` and the event; -1 and
+-2 alone as above."""
 
 EXPIRE = _script("""
 local before, owner, from = tonumber(ARGV[4]), ARGV[5], ARGV[6]

@@ -204,16 +204,19 @@ class Worker:
         }
         return Stored(keys, frozenset(visitors), bound.decode() or None)
 
-    async def claim(self, redis: Redis, members: Sequence[bytes], size: int) -> list[Claimed]:
+    async def claim(
+        self, redis: Redis, members: Sequence[bytes], size: int, *, ordered: bool
+    ) -> list[Claimed]:
         """Take over events that still belong to the dead.
 
         Args:
             redis: the client.
             members: as ``OLDEST`` returns them.
             size: bytes of their bodies at most, but one at least.
+            ordered: whether one is left that waits for an older one of its visitor which another living worker has.
         """
         async with self._turn:
-            _, found = await self._issue(redis, scripts.CLAIM, size, *members)
+            _, found = await self._issue(redis, scripts.CLAIM, size, int(ordered), *members)
             return self._claimed(found)
 
     def _claimed(self, found: Sequence[bytes]) -> list[Claimed]:

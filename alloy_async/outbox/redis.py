@@ -66,6 +66,8 @@ class RedisOutbox:
         clock: by which leases run out; None for that of Redis, so that clocks of machines need not agree.
         max_events: events that may wait at once, of all workers.
         max_bytes: bytes of their bodies.
+        ordered: whether a visitor's events that others have left are taken over in the order in which they were stored,
+            whoever has them: one waits while another living worker has an older one.
         timeout: seconds that a call may take.
 
     Raises:
@@ -80,13 +82,14 @@ class RedisOutbox:
         clock: Clock | None = None,
         max_events: int = 100_000,
         max_bytes: int = 134_217_728,
+        ordered: bool = False,
         timeout: float = 2.0,
     ) -> None:
         if _NAME.fullmatch(name) is None:
             raise ConfigurationError("name: letters, digits, -, _ and . only, at most 64.", option="name")
         self._place = Place(lambda: RedisLink(url, timeout=timeout), name, clock)
         self.place: str = self._place.name
-        self._left = Left(self._place)
+        self._left = Left(self._place, ordered=ordered)
         self._rows = Rows(self._place)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._bounds = Room(max_events, max_bytes)
@@ -129,22 +132,6 @@ class RedisOutbox:
         digests: list[str] = []
         await slice_by_slice(visitors, lambda visitor: digests.append(worker.meet(visitor)))
         return await self._left.claim(worker, digests, Room(count, size))
-
-    async def claim_any(self, *, count: int, size: int) -> list[Claimed]:
-        """Take over events that belong to no living worker, of whatever visitor, oldest first.
-
-        For a process that delivers what others have released, and knows no visitors: whoever released these events had
-        the consent, and a refusal has erased them.
-
-        Args:
-            count: how many at most.
-            size: bytes of their bodies at most; one event is returned even when it alone is larger.
-
-        Raises:
-            OutboxError: Redis cannot be used.
-        """
-        worker = await self._working("read")
-        return await self._left.claim(worker, None, Room(count, size))
 
     async def abandoned(self, limit: int | None = None) -> list[VisitorKey]:
         """Return the visitors that have events which belong to no living worker, those with the oldest ones first.

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -284,23 +285,46 @@ async def test_leases_go_by_the_clock_of_redis(server, make, monkeypatch):
     assert claimed == keys
 
 
-async def test_events_of_anybody(server, make):
-    """Who knows no visitors takes over the oldest events of the dead, in bounds, and of nobody who lives."""
-    keys = []
-    for visitors in ("ab", "ca"):
-        outbox, epoch = await opened(make(server))
-        keys += await store(
-            outbox, epoch, [event(ANNE._replace(visitor=name), b"x" * 10) for name in visitors]
-        )
-        await outbox.aclose()
-    living, epoch = await opened(make(server))
-    await store(living, epoch, [event()])
-    relay, epoch = await opened(make(server))
-    bounds = [(0, MANY), (1, MANY), (9, 20), (9, MANY), (9, MANY)]
-    taken = [[one.key for one in await relay.claim_any(count=count, size=size)] for count, size in bounds]
-    assert taken == [[], keys[:1], keys[1:3], keys[3:], []]
-    await relay.write([], keys, epoch=epoch)
-    assert (await relay.shelf()).events == 1
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_order_over_workers(server, make, clock, ordered):
+    """With ``ordered`` nothing is taken over while another living worker has something older of the visitor."""
+    one, epoch = await opened(make(server, clock=clock))
+    other, _ = await opened(make(server, clock=clock))
+    taker, _ = await opened(make(server, clock=clock, ordered=ordered))
+    first = await store(one, epoch, [event()])
+    later = await store(other, epoch, [event(), event(BERT)])
+    await other.release()
+    assert await claimed_by(taker, ANNE, BERT) == (later[1:] if ordered else later)
+    await one.release()
+    assert await claimed_by(taker, ANNE, BERT) == (first + later[:1] if ordered else first)
+
+
+async def test_order_after_a_worker_that_was_killed(server, make, clock):
+    """What waits for a worker's older events goes on once it is dead, behind them."""
+    one, epoch = await opened(make(server, clock=clock))
+    first = await store(one, epoch, [event()])
+    clock.advance(LEASE / 2)
+    other, _ = await opened(make(server, clock=clock))
+    later = await store(other, epoch, [event()])
+    await other.release()
+    taker, _ = await opened(make(server, clock=clock, ordered=True))
+    assert await claimed_by(taker, ANNE) == []
+    clock.advance(LEASE / 2)
+    assert await claimed_by(taker, ANNE) == first + later
+
+
+async def test_order_among_takers(server, make, clock):
+    """What one has found is left, when another one has taken something older meanwhile."""
+    one, epoch = await opened(make(server, clock=clock))
+    keys = await store(one, epoch, [event(), event()])
+    await one.release()
+    taker, rival = [(await opened(make(server, clock=clock, ordered=True)))[0] for _ in range(2)]
+    found = await taker._left._oldest(taker._worker, [taker._worker.meet(ANNE)], 9)
+    assert [one.key for one in await rival.claim([ANNE], count=1, size=MANY)] == keys[:1]
+    take = partial(taker._worker.claim, members=found, size=MANY, ordered=True)
+    assert await taker._place.run("read", take) == []
+    await rival.write([], keys[:1], epoch=epoch)
+    assert await claimed_by(taker, ANNE) == keys[1:]
 
 
 async def test_what_was_left_has_few_owners(server, make):
@@ -385,9 +409,10 @@ async def test_whoever_comes_back_in_time_keeps_its_events(server, make, clock):
     await store(one, epoch, [event()])
     clock.advance(LEASE)
     other, _ = await opened(make(server, clock=clock))
-    found = await other._left._oldest(other._worker, None, 9)
+    found = await other._left._oldest(other._worker, [other._worker.meet(ANNE)], 9)
     await one.renew()
-    claimed = await other._place.run("read", lambda redis: other._worker.claim(redis, found, MANY))
+    take = partial(other._worker.claim, members=found, size=MANY, ordered=False)
+    claimed = await other._place.run("read", take)
     assert (len(found), claimed) == (1, [])
     assert (await one.changes(epoch)).gone == frozenset()
 
@@ -401,7 +426,7 @@ async def test_expiring_goes_through_everything(server, make):
     await outbox.aclose()
     assert await other.expire(2.0) == 1_067
     assert await other.expire(2.0) == 0
-    left = await other.claim_any(count=2_000, size=MANY)
+    left = await other.claim([ANNE], count=2_000, size=MANY)
     assert Counter(one.event.accepted_at for one in left) == {2.0: 533}
 
 
@@ -831,7 +856,7 @@ async def test_a_server_that_was_killed(own, make):
     await outbox.write([], keys[:1], epoch=epoch)
     await outbox.aclose()
     other, _ = await opened(make(own))
-    assert [one.event.body for one in await other.claim_any(count=9, size=MANY)] == [b"1", b"2", b"3", b"4"]
+    assert [one.event.body for one in await other.claim([ANNE], count=9, size=MANY)] == [b"1", b"2", b"3", b"4"]
 
 
 async def test_a_server_that_has_lost_its_data(server, make):
