@@ -153,10 +153,20 @@ class Database:
             FileNotFoundError: there is no file, and none was to be made.
             OSError: the file or its folder could not be made, or is ``Unsafe``.
         """
+        return await self.submit(work, create=create, repair=repair)
+
+    def submit(
+        self, work: Callable[[sqlite3.Connection], T], *, create: bool = True, repair: Repair | None = None
+    ) -> asyncio.Future[T]:
+        """Run a function as ``run`` does, and return its future: for those who must not have a task.
+
+        Raises:
+            OSError: no thread can be started.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._lock:  # so that no job is put behind the end of a thread that somebody else is closing
             self._ensure_thread().put(_Job(work, future, create, repair))
-        return await future
+        return future
 
     async def aclose(self) -> None:
         """Close the connection and end the thread, after the jobs that wait."""

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
 from ._commands import EventCommand
@@ -38,7 +38,7 @@ from .errors import (
 )
 from .hooks import Hooks
 from .outbox.base import Claimed, Outbox, Shelf
-from .stores.base import Change, Store, VisitorKey
+from .stores.base import Change, Store, VisitorKey, WatchedStore
 from .stores.nowhere import NowhereStore
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Engine:
         self._keeper = None if outbox is None else _make_keeper(outbox, settings, ledger, self.clock, logger)
         self._silent: set[VisitorKey] = set()
         self._silent_here: set[VisitorKey] = set()
-        self._store, self._owns_store = _make_store(settings)
+        self._store, self._owns_store = _make_store(settings, self.clock)
         transport = _make_transport(settings)
         self._edge = EdgeClient(
             transport,
@@ -129,7 +129,7 @@ class Engine:
         )
         self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
         self.visitor.knows_choice = True  # start reads it
-        digest: Callable[[VisitorKey], str] | None = getattr(self._store, "digest", None)
+        digest = self._digest if callable(getattr(self._store, "digest", None)) else None
         self.visitors = Visitors(
             self._make_visitor,
             most=settings.max_visitors,
@@ -137,7 +137,7 @@ class Engine:
             clock=self.clock,
             digest=digest,
         )
-        self._digest = None if digest is None else digest(self.visitor.key)
+        self._own_digest = None if digest is None else digest("")
         self._passing: weakref.WeakSet[VisitorState] = weakref.WeakSet()
         self._closed_with: Callable[[str], AlloyError] | None = None
         self._farewell = weakref.finalize(self, _say_what_is_left, ledger, logger, os.getpid())
@@ -208,6 +208,10 @@ class Engine:
     def _key(self, visitor: str) -> VisitorKey:
         return VisitorKey(self.settings.ims_org_id, self.settings.config_id, visitor)
 
+    def _digest(self, visitor: str) -> str:
+        """Return what changes in the store call a visitor."""
+        return cast("WatchedStore", self._store).digest(self._key(visitor))
+
     def _find(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor that is known here."""
         if key[:2] != self.visitor.key[:2]:
@@ -249,9 +253,9 @@ class Engine:
             in_slices(filter(_is_in_use, [self.visitor, *self.visitors]), _look_again_in_doubt)
             return
         for change in changes:
-            state = self.visitors.by_digest(change.visitor)
-            if state is None and change.visitor == self._digest:
-                state = self.visitor
+            state = (
+                self.visitor if change.visitor == self._own_digest else self.visitors.named(change.visitor)
+            )
             if state is not None and (state.knows_choice or change.refused or len(state.gate)):
                 state.hear_of_change(refused=change.refused)
 
@@ -548,7 +552,7 @@ def _make_ids(settings: Settings) -> Ids:
     return RandomIds() if given is None else settings.ids
 
 
-def _make_store(settings: Settings) -> tuple[Store, bool]:
+def _make_store(settings: Settings, clock: Clock) -> tuple[Store, bool]:
     """Return the store, and whether it is ours to close."""
     if settings.store == "memory":
         from .stores.memory import MemoryStore  # noqa: PLC0415 - each start imports only the store it uses
@@ -557,7 +561,7 @@ def _make_store(settings: Settings) -> tuple[Store, bool]:
     if settings.store == "sqlite":
         from .stores.sqlite import SQLiteStore  # noqa: PLC0415 - as above
 
-        return SQLiteStore(settings.state_dir), True
+        return SQLiteStore(settings.state_dir, clock=clock), True
     if settings.store == "redis":
         from .stores.redis import RedisStore  # noqa: PLC0415 - as above
 

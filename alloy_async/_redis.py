@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .edge._loop_bound import LoopBound
 from .errors import ConfigurationError
-from .stores.base import VisitorKey
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -32,7 +31,6 @@ __all__ = [
     "describe",
     "failures",
     "key_prefix",
-    "visitor_digest",
 ]
 
 T = TypeVar("T")
@@ -431,23 +429,11 @@ def _pool(url: str, timeout: float, **node: Any) -> ConnectionPool:
 # Names of keys
 
 
-def visitor_digest(visitor: VisitorKey) -> str:
-    """Return what a visitor is called in Redis: a digest of the key, as 32 hex digits.
-
-    Whoever sees the names of keys sees no names of people.
-    """
-    return _digest(*visitor)
-
-
 def key_prefix(organisation: str, datastream: str) -> str:
     """Return what the keys of an organisation's datastream begin with; in a cluster they lie in one slot."""
-    return f"alloy:{{{_digest(organisation, datastream)}}}:"
-
-
-def _digest(*parts: str) -> str:
-    """Return a digest of texts; with their lengths, so that no two lists run together."""
-    lengths = "".join(f"{len(part)}," for part in parts[:-1])
-    return blake2b((lengths + "".join(parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    text = f"{len(organisation)},{organisation}{datastream}"  # the length, so that no two run together
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    return f"alloy:{{{digest.hexdigest()}}}:"
 
 
 # Errors

@@ -9,7 +9,6 @@ from weakref import WeakValueDictionary
 
 from ._clock import Clock
 from ._visitor import VisitorState
-from .stores.base import VisitorKey
 
 __all__ = ["Visitors"]
 
@@ -28,7 +27,8 @@ class Visitors:
         most: how many are kept.
         idle: seconds after which one that is settled is let go.
         clock: where time comes from.
-        digest: names a visitor without giving the key away, so that others can speak of one; None: nobody does.
+        digest: names a visitor without giving the key away, so that others can speak of one; None: nobody does. Then
+            visitors are kept by their digests: a second index would cost more than making one for each view.
     """
 
     def __init__(
@@ -38,11 +38,10 @@ class Visitors:
         most: int,
         idle: float,
         clock: Clock,
-        digest: Callable[[VisitorKey], str] | None = None,
+        digest: Callable[[str], str] | None = None,
     ) -> None:
         self._make = make
-        self._digest = digest
-        self._by_digest: WeakValueDictionary[str, VisitorState] = WeakValueDictionary()
+        self._name = _key_itself if digest is None else digest
         self._most = most
         self._idle = idle
         self._clock = clock
@@ -52,25 +51,24 @@ class Visitors:
     def get(self, key: str) -> VisitorState:
         """Return the state of a visitor."""
         now = self._clock.monotonic()
-        state = self._kept.get(key)
+        name = self._name(key)
+        state = self._kept.get(name)
         if state is not None:
-            self._kept.move_to_end(key)
+            self._kept.move_to_end(name)
         else:
-            state = self._kept[key] = self._let_go.get(key) or self._make(key)
-            self._let_go.pop(key, state)
-            if self._digest is not None:
-                self._by_digest[self._digest(state.key)] = state
+            state = self._kept[name] = self._let_go.get(name) or self._make(key)
+            self._let_go.pop(name, state)
         state.used_at = now
         self._make_room(now)
         return state
 
     def known(self, key: str) -> VisitorState | None:
         """Return the state of a visitor, if there is one."""
-        return self._kept.get(key) or self._let_go.get(key)
+        return self.named(self._name(key))
 
-    def by_digest(self, digest: str) -> VisitorState | None:
+    def named(self, name: str) -> VisitorState | None:
         """Return the state of the visitor whom others call by this digest, if there is one."""
-        return self._by_digest.get(digest)
+        return self._kept.get(name) or self._let_go.get(name)
 
     def __iter__(self) -> Iterator[VisitorState]:
         """Yield all states that there are."""
@@ -82,11 +80,15 @@ class Visitors:
 
     def _make_room(self, now: float) -> None:
         for _ in range(LET_GO_AT_ONCE):
-            key, oldest = next(iter(self._kept.items()))
+            name, oldest = next(iter(self._kept.items()))
             if len(self._kept) <= self._most and now - oldest.used_at < self._idle:
                 return
             if oldest.is_settled:
-                self._let_go[key] = self._kept.pop(key)
+                self._let_go[name] = self._kept.pop(name)
             else:  # it is looked at again after all others
                 oldest.used_at = now
-                self._kept.move_to_end(key)
+                self._kept.move_to_end(name)
+
+
+def _key_itself(key: str) -> str:
+    return key

@@ -83,9 +83,7 @@ class Left:
 
     async def _oldest(self, worker: Worker, digests: Sequence[str], count: int) -> list[bytes]:
         """Return the oldest events, in order."""
-        ask = partial(
-            self._place.ask, "read", scripts.OLDEST, count, int(self._ordered), worker=worker.id
-        )
+        ask = partial(self._place.ask, "read", scripts.OLDEST, count, int(self._ordered), worker=worker.id)
         found: list[bytes] = []
         for start in range(0, len(digests), _VISITORS_AT_ONCE):
             found += await ask(" ".join(digests[start : start + _VISITORS_AT_ONCE]))

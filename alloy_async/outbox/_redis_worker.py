@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._redis import Script, visitor_digest
+from .._redis import Script
+from ..stores.base import visitor_digest
 from . import _redis_scripts as scripts
 from ._admission import Room
 from ._redis_place import Place

@@ -14,12 +14,12 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from hashlib import blake2b
 from itertools import chain, count, islice
 from typing import NamedTuple
 
 from .._database import Transaction, Unsafe, upgrade
 from .._process import identify, is_dead
+from ..stores.base import visitor_digest
 from ._admission import Admission, Room, admit, cut
 from .base import LEASE, Changes, Claimed, OutboxEvent, Row, Shelf, Stored, VisitorKey
 
@@ -123,14 +123,8 @@ class Worker:
         if digest is None:
             if len(self.met) >= _MET:
                 self.met = dict(islice(self.met.items(), _MET // 2, None))
-            digest = self.met[visitor] = _digest(visitor)
+            digest = self.met[visitor] = bytes.fromhex(visitor_digest(visitor))
         return digest
-
-
-def _digest(visitor: VisitorKey) -> bytes:
-    """Return a digest of a visitor's key; with the lengths, so that no two keys run together."""
-    lengths = f"{len(visitor.organisation)},{len(visitor.datastream)},"
-    return blake2b((lengths + "".join(visitor)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 # The file
@@ -491,7 +485,7 @@ def _refused(
 
 def erase(connection: sqlite3.Connection, visitor: VisitorKey) -> int:
     """Erase a visitor's events, and return the epoch that begins with it."""
-    digest = _digest(visitor)
+    digest = bytes.fromhex(visitor_digest(visitor))
     which = "owner IN (SELECT id FROM worker) AND digest = ?"  # so that the index serves
     with Transaction(connection):
         epoch = _next_epoch(connection)

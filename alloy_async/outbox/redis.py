@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._clock import Clock, SystemClock
 from .._futures import cancel_all
-from .._redis import RedisLink, attend, failures, visitor_digest
+from .._redis import RedisLink, attend, failures
 from .._slices import slice_by_slice
 from ..errors import ConfigurationError, OutboxError
+from ..stores.base import visitor_digest
 from . import _redis_scripts as scripts
 from ._admission import Room
 from ._redis_left import Left

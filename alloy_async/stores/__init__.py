@@ -1,6 +1,6 @@
 """Where visitors' choices are kept: SQLite by default, memory, Redis (``stores.redis``), or a store of your own."""
 
-from .base import Change, Choice, Preference, Store, VisitorKey, WatchedStore
+from .base import Change, Choice, Preference, Store, VisitorKey, WatchedStore, visitor_digest
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
@@ -13,4 +13,5 @@ __all__ = [
     "Store",
     "VisitorKey",
     "WatchedStore",
+    "visitor_digest",
 ]

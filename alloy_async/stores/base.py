@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple, Protocol, TypeAlias
 
 from .._consent._rules import Choice
 from ..identity import StoredIdentity
 
-__all__ = ["Change", "Choice", "Preference", "Store", "VisitorKey", "WatchedStore"]
+__all__ = ["Change", "Choice", "Heard", "Preference", "Store", "VisitorKey", "WatchedStore", "visitor_digest"]
 
 
 class VisitorKey(NamedTuple):
@@ -24,6 +26,22 @@ class VisitorKey(NamedTuple):
     organisation: str
     datastream: str
     visitor: str = ""
+
+
+def visitor_digest(visitor: VisitorKey) -> str:
+    """Return a digest of a visitor's key, 32 hex digits, for places where nobody's name may stand.
+
+    It is of the lengths too, so that no two keys run together.
+    """
+    digest = _digest_of_instance(visitor.organisation, visitor.datastream).copy()
+    digest.update(visitor.visitor.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)  # asked for with each view of a visitor, and there are few instances
+def _digest_of_instance(organisation: str, datastream: str) -> blake2b:
+    text = f"{len(organisation)},{len(datastream)},{organisation}{datastream}"
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,10 @@ class Change(NamedTuple):
     refused: bool
 
 
+Heard: TypeAlias = Callable[[Sequence[Change] | None], object]
+"""Hears of changes, oldest first; None: any of it may have changed, and nobody knows how."""
+
+
 class Store(Protocol):
     """Keeps one preference and one identity for each visitor.
 
@@ -90,12 +112,13 @@ class Store(Protocol):
 class WatchedStore(Store, Protocol):
     """A store that tells what others change, so that a choice holds in every process soon after it was made in one."""
 
-    def watch(self, heard: Callable[[Sequence[Change] | None], object]) -> None:
+    def watch(self, heard: Heard) -> None:
         """Begin to tell of changes, in the event loop that runs, until ``aclose``.
 
         Args:
             heard: called in that loop with what was saved or forgotten, by whatever process, oldest first; one's own
-                changes may be among it. Called with None when changes may have been missed, and once in the beginning.
+                changes may be among it. Called with None when changes may have been missed since the store was first
+                used, or since this was called.
         """
         ...
 

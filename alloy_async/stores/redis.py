@@ -20,23 +20,21 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from .._consent._rules import Choice
 from .._json import encode
-from .._redis import LinkClosed, RedisLink, Script, attend, describe, failures, key_prefix, visitor_digest
+from .._redis import LinkClosed, RedisLink, Script, attend, describe, failures, key_prefix
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity, read_stored
-from .base import Change, Preference, VisitorKey
+from .base import Change, Heard, Preference, VisitorKey, visitor_digest
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["RedisStore", "visitor_digest"]
+__all__ = ["RedisStore"]
 
 T = TypeVar("T")
-
-Heard: TypeAlias = Callable[[Sequence[Change] | None], object]
 
 LOOK_EVERY = 0.5
 """Seconds after which others' changes are looked for, where no message told of them."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from .._clock import Clock, SystemClock
 from .._consent._rules import parse_choice
 from .._database import Database, Transaction, describe, upgrade
 from .._json import encode
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity, read_stored
-from .base import Preference, VisitorKey
+from ._sqlite_news import SCHEMA as NEWS, News, Position, begin, note
+from .base import Heard, Preference, VisitorKey, visitor_digest
 
 __all__ = ["FILE_NAME", "SQLiteStore", "default_state_dir"]
 
@@ -22,7 +26,7 @@ T = TypeVar("T")
 
 FILE_NAME = "alloy.sqlite3"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS preference (
@@ -71,12 +75,16 @@ class SQLiteStore:
 
     Args:
         state_dir: folder that holds the file; made with mode 0700 when it is missing.
+        clock: where time comes from; None: the machine's.
     """
 
-    def __init__(self, state_dir: Path | str | None = None) -> None:
+    def __init__(self, state_dir: Path | str | None = None, *, clock: Clock | None = None) -> None:
         folder = default_state_dir() if state_dir is None else Path(state_dir)
         self.path: Path = folder / FILE_NAME
-        self._database = Database(self.path, _prepare)
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._position = Position()
+        self._database = Database(self.path, partial(_prepare, position=self._position))
+        self._news: News | None = None
         self._unswept = False
 
     async def load_preference(self, key: VisitorKey) -> Preference | None:
@@ -91,7 +99,8 @@ class SQLiteStore:
 
     async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
         """Keep a choice; a refusal erases the identity in the same transaction."""
-        if await self._run("save", lambda connection: _save_preference(connection, key, preference)):
+        now = self._clock.time()
+        if await self._run("save", lambda connection: _save_preference(connection, key, preference, now)):
             await self._sweep()
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
@@ -106,8 +115,33 @@ class SQLiteStore:
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice and identity."""
-        if await self._run("forget", lambda connection: _forget(connection, key), create=False):
+        now = self._clock.time()
+        if await self._run("forget", lambda connection: _forget(connection, key, now), create=False):
             await self._sweep()
+
+    def watch(self, heard: Heard) -> None:
+        """Begin to tell of changes, in the event loop that runs, until ``aclose``; see ``WatchedStore``.
+
+        They come within a quarter of a second. In another loop, or in a forked process, call it again.
+
+        Args:
+            heard: called in that loop with what was saved or forgotten, oldest first. Called with None when changes may
+                have been missed: soon, where the store has been watched before; where the process was suspended for
+                long; and where the file was removed.
+        """
+        before = self._news
+        loop = asyncio.get_running_loop()
+        if before is None or before.loop is not loop:
+            self._news = News(self._database, self._position, self._clock)
+        if before is not None:  # what was told since this listener has read something, it has not heard
+            loop.call_soon(heard, None)
+        assert self._news is not None  # noqa: S101 - tells type checkers what stands above
+        self._news.join(heard)
+
+    @staticmethod
+    def digest(key: VisitorKey) -> str:
+        """Return the name by which changes speak of a visitor, 32 hex digits."""
+        return visitor_digest(key)
 
     async def keys(self) -> list[VisitorKey]:
         """Return the visitors of whom anything is kept, a choice or an identity; a tool for people, not for programs.
@@ -120,6 +154,9 @@ class SQLiteStore:
 
     async def aclose(self) -> None:
         """Close the file and end the thread."""
+        news, self._news = self._news, None
+        if news is not None:
+            news.stop()
         if self._unswept:
             await self._sweep()
         await self._database.aclose()
@@ -152,6 +189,8 @@ class SQLiteStore:
             return await self._database.run(work, create=create)
         except FileNotFoundError as error:
             if not create:
+                if self._position.last is None:
+                    self._position.last = 0  # what is saved from now on is news
                 return None
             raise ConsentStoreError(action, str(self.path), _describe(error)) from error.with_traceback(None)
         except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: text that SQLite cannot hold
@@ -159,8 +198,9 @@ class SQLiteStore:
             raise ConsentStoreError(action, str(self.path), _describe(error)) from error.with_traceback(None)
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    upgrade(connection, _SCHEMA, SCHEMA_VERSION)
+def _prepare(connection: sqlite3.Connection, position: Position) -> None:
+    upgrade(connection, _SCHEMA + NEWS, SCHEMA_VERSION)
+    begin(connection, position)
 
 
 def _read_preference(
@@ -178,10 +218,13 @@ def _read_preference(
     return Preference(choice, chosen_at, expires_at, source, epoch)
 
 
-def _save_preference(connection: sqlite3.Connection, key: VisitorKey, preference: Preference) -> bool:
+def _save_preference(
+    connection: sqlite3.Connection, key: VisitorKey, preference: Preference, now: float
+) -> bool:
     """Keep a choice, and return whether an identity was erased by it."""
     erased = 0
     with Transaction(connection):
+        note(connection, key, refused=preference.purposes == "none", now=now)
         epoch = _epoch(connection, key, refusal=preference.purposes == "none")
         if preference.purposes == "none":
             erased = connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
@@ -223,9 +266,10 @@ def _save_identity(connection: sqlite3.Connection, key: VisitorKey, row: tuple[s
             connection.execute("INSERT OR REPLACE INTO identity VALUES (?, ?, ?, ?, ?, ?)", (*key, *row))
 
 
-def _forget(connection: sqlite3.Connection, key: VisitorKey) -> bool:
+def _forget(connection: sqlite3.Connection, key: VisitorKey, now: float) -> bool:
     """Erase what is kept of a visitor, and return whether there was anything."""
     with Transaction(connection):
+        note(connection, key, refused=True, now=now)
         connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
         erased = connection.execute(f"DELETE FROM preference {_WHERE}", key).rowcount  # noqa: S608 - names of ours
         erased += connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours

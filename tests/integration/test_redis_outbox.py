@@ -856,7 +856,12 @@ async def test_a_server_that_was_killed(own, make):
     await outbox.write([], keys[:1], epoch=epoch)
     await outbox.aclose()
     other, _ = await opened(make(own))
-    assert [one.event.body for one in await other.claim([ANNE], count=9, size=MANY)] == [b"1", b"2", b"3", b"4"]
+    assert [one.event.body for one in await other.claim([ANNE], count=9, size=MANY)] == [
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+    ]
 
 
 async def test_a_server_that_has_lost_its_data(server, make):

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import sys
 import textwrap
+import time
 from contextlib import asynccontextmanager, closing
 
 import pytest
@@ -14,7 +15,7 @@ from common import IDS
 from alloy_async import Alloy
 from alloy_async.errors import ConsentDeclined
 from alloy_async.stores import SQLiteStore, VisitorKey
-from alloy_async.testing import RecordingEdge
+from alloy_async.testing import ManualClock, RecordingEdge
 
 pytestmark = [
     pytest.mark.integration,
@@ -235,7 +236,9 @@ async def test_first_start_of_several_processes(tmp_path):
 async def test_refusal_of_another_process_is_seen_at_the_next_start(tmp_path, restarted):
     """A refusal in one process holds for the next start of another one, and bars an identity that comes late."""
     async with Alloy() as alloy:
-        await alloy.configure(**restarted)
+        await alloy.configure(
+            **restarted, clock=ManualClock(time.time())
+        )  # it stands still: nothing is heard
         await alloy.opt_in(purposes="all")
         await alloy.event(type="a")
         body = """
@@ -254,6 +257,42 @@ async def test_refusal_of_another_process_is_seen_at_the_next_start(tmp_path, re
         await alloy.configure(**restarted)
         with pytest.raises(ConsentDeclined):
             await alloy.event(type="b")
+
+
+async def test_choices_of_others_reach_a_process_that_runs(tmp_path, restarted):
+    """A yes releases what waits there, a no ends it, and a person may forget at the command line."""
+    body = """
+    alloy = Alloy()
+    await alloy.configure(**options, parked_wait=60.0)
+    anne = alloy.visitor("anne")
+    parked = anne.event(type="parked")
+    say("parked")
+    await parked
+    say(edge.event_types)
+    while await anne.get_purposes() != "none":
+        await asyncio.sleep(0.01)
+    say("none")
+    parked = alloy.event(type="of the one person")
+    while await anne.get_purposes() != "pending":
+        await asyncio.sleep(0.01)
+    say(parked.done(), edge.event_types)
+    say(await asyncio.wait([parked]) and type(parked.exception()).__name__)
+    await alloy.aclose()
+    """
+    async with child(tmp_path, body) as process, Alloy() as alloy:
+        await alloy.configure(**restarted)
+        assert await heard(process) == "parked"
+        await alloy.visitor("anne").opt_in(purposes="all")
+        assert await heard(process) == "['parked']"
+        await alloy.visitor("anne").opt_in(purposes="none")
+        assert await heard(process) == "none"
+        store = SQLiteStore(tmp_path)
+        await store.forget(KEY._replace(visitor="anne"))
+        await store.aclose()
+        assert await heard(process) == "False ['parked']"
+        await alloy.opt_in(purposes="none")
+        assert await heard(process) == "ConsentDeclined"
+        assert await process.wait() == 0
 
 
 async def test_store_works_in_a_forked_process(tmp_path):

@@ -73,6 +73,7 @@ ROOMS = [
     "outbox.redis",
     "outbox.sqlite",
     "stores",
+    "stores._sqlite_news",
     "stores.memory",
     "stores.nowhere",
     "stores.redis",
@@ -134,6 +135,8 @@ NEIGHBOURS = {
     ("outbox.base", "stores.base"),  # whose an event is, in the words of the stores
     ("outbox._admission", "outbox.base"),  # as above
     ("stores.sqlite", "_database"),  # one room in two modules: what is kept, and how a file is used
+    ("stores.sqlite", "stores._sqlite_news"),  # as above, and what is told of it
+    ("stores._sqlite_news", "_database"),  # as above
     ("stores.redis", "_redis"),  # as above, in Redis
     *((upper, lower) for room in (OUTBOX_FILE, REDIS_OUTBOX) for lower, upper in combinations(room, 2)),
 }

@@ -604,9 +604,9 @@ async def test_full_disk(tmp_path, edge, clock, monkeypatch):
     """On a full disk no choice can be kept: "all" releases nothing, "none" holds in memory."""
     prepare = sqlite._prepare
 
-    def on_a_full_disk(connection):
+    def on_a_full_disk(connection, position):
         connection.execute("PRAGMA max_page_count = 2")
-        prepare(connection)
+        prepare(connection, position)
 
     monkeypatch.setattr(sqlite, "_prepare", on_a_full_disk)
     async with configured(tmp_path, edge, clock) as alloy:
