@@ -47,7 +47,8 @@ def list_events(
     """List the events that wait in an outbox, oldest first, without their content.
 
     "held" is an event that a running worker has, and will send; "free" is one that belongs to nobody now: a worker that
-    runs, or the next that starts, takes it over once its visitor consents, and so does `alloy-async outbox flush`, or with Redis `alloy-async relay`.
+    runs, or the next that starts, takes it over once its visitor consents. So does `alloy-async outbox flush`, or with
+    Redis `alloy-async relay`.
 
     --redis looks into Redis. So does ALLOY_REDIS_URL, unless --outbox or --state-dir, or their variables, name a file.
     """
