@@ -1,7 +1,9 @@
 """Collect events with your visitors' consent.
 
-The front page: what most programs need. Stores, hooks, settings and test tools are one step down:
-``alloy_async.stores``, ``alloy_async.hooks``, ``alloy_async.settings``, ``alloy_async.testing``.
+The front page: what most programs need. Stores, outboxes, hooks, settings and test tools are one step down:
+``alloy_async.stores``, ``alloy_async.outbox``, ``alloy_async.hooks``, ``alloy_async.settings``, ``alloy_async.testing``.
+So is what programs need that have threads or a web framework: ``alloy_async.blocking``, ``alloy_async.asgi``,
+``alloy_async.fastapi``.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -75,8 +75,9 @@ class Alloy(PersonalCommands):
 
     The spelling of the JavaScript SDK works as well: ``await alloy("optIn", {"purposes": "all"})``.
 
-    An instance belongs to the event loop of its first command; in another loop or thread its futures end with
-    ``InvalidCommand``. It may be made before any loop runs. In a forked child it begins anew: it has no events, and its
+    An instance belongs to the event loop of its first command; in another loop its futures end with
+    ``InvalidCommand``. It may be made before any loop runs. Its own commands speak for one person; ``visitor`` returns a
+    view of one among many. In a forked child it begins anew: it has no events, and its
     first command configures it as the parent was, unless the application brought the client or transport.
 
     Args:
@@ -190,6 +191,7 @@ class Alloy(PersonalCommands):
             NotConfigured: at the call; ``configure`` was not called, or has failed.
             AlloyClosed: at the call; the instance is closed.
             InvalidCommand: at the call; an argument cannot be used, or another event loop runs.
+            RuntimeError: at the call; no event loop runs in this thread.
         """
         return Visitor(
             self._access,

@@ -25,8 +25,9 @@ class ConsentEndpoint:
 
         routes = [Route("/consent", ConsentEndpoint())]
 
-    It answers 204; with a form field, or JSON member, ``next`` 303 to that path of the same site; 409 with
-    ``{"purposes": "none"}`` when the browser's own signal forbids the yes; 503 when the choice could not be kept.
+    It answers 204; with a form field, or JSON member, ``next`` 303 to that path of the same site, whatever holds now;
+    without it 409 with ``{"purposes": "none"}`` when the browser's own signal forbids the yes; 503 when the choice could
+    not be kept.
     Only pages of the same origin may call it, others get 403, so that no other site chooses for a visitor.
 
     Args:

@@ -49,11 +49,11 @@ class Statistics:
         delivered: taken by the edge.
         refused: ended with ``ConsentDeclined``.
         withheld: stopped by ``on_before_event_send``.
-        expired: nobody chose within ``parked_ttl``.
+        expired: nobody chose within ``parked_ttl``, or ``visitor_parked_ttl``.
         overflowed: no room to wait in (``ParkingFull``, ``OutboxFull``).
         cancelled: withdrawn by the caller before they were sent.
         failed: refused by the edge, not sent for another reason, or left over when the instance was closed.
-        kept: on disk, for the next start.
+        kept: left in a durable outbox: for the next start, or for a relay.
         parked: waiting for consent.
         queued: waiting for the wire.
         sending: on the wire.

@@ -71,7 +71,7 @@ class PersonalCommands(ABC):
             it cannot be sent at all; with ``ConsentDeclined``, ``ConsentTimeout``, ``ParkingFull`` or ``OutboxFull``
             when it was not sent; with ``OutboxError`` when it could not be stored; with ``EdgeError`` or
             ``NetworkError`` when the last of its attempts has failed; with ``NotConfigured`` or
-            ``AlloyClosed`` out of time. Cancelling it withdraws the event while it has not been sent; after that it
+            ``AlloyClosed`` out of time. Of a view, with ``StillParked`` while the event goes on waiting. Cancelling it withdraws the event while it has not been sent; after that it
             only stops the waiting.
 
         Source: adobe/alloy, event (2019) and sendEvent.

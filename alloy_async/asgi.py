@@ -39,7 +39,7 @@ T = TypeVar("T")
 class AlloyMiddleware:
     """Gives each request its visitor, ``scope["alloy.visitor"]``, and writes cookies into its response.
 
-    The visitor, a ``RequestVisitor``, is made when it is first used; a request that does not use it costs nothing.
+    The visitor is made when it is first used; until then a request costs little more than an empty ``RequestVisitor``.
     A websocket has a visitor too, for as long as it is open; it is told no cookies.
 
     Whose consent counts. Of these the first that says something:

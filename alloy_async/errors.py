@@ -7,7 +7,7 @@
     ├── ConfigurationError     configure was called with something it cannot use
     ├── InvalidCommand         a command was called with something it cannot use
     │   └── EventTooLarge      the event can never fit into one request
-    ├── ConsentDeclined        the visitor said no; nothing was sent
+    ├── ConsentDeclined        the visitor said no; nothing was sent, or the edge ignored it
     ├── ConsentTimeout         the visitor never answered in time; nothing was sent
     ├── StillParked            nobody has chosen yet, and whoever awaits a visitor's command was not kept waiting
     ├── ParkingFull            too many commands already wait for consent
@@ -123,11 +123,12 @@ class EventTooLarge(InvalidCommand):
 
 
 class ConsentDeclined(AlloyError):
-    """The visitor declined; nothing was sent.
+    """The visitor declined: nothing was sent, or the edge has ignored what was.
 
     Attributes:
         command: the command that was refused.
-        by: ``visitor`` for the local choice, ``edge`` when the edge ignored the event for lack of consent.
+        by: ``visitor`` for the local choice: nothing was sent; ``edge`` when the edge ignored the event for lack of
+            consent.
     """
 
     def __init__(self, command: str, by: DeclinedBy = "visitor") -> None:
@@ -164,7 +165,8 @@ class ConsentTimeout(AlloyError):
 class StillParked(AlloyError):
     """A visitor has not chosen, and whoever awaited one of their commands was not kept waiting.
 
-    Nothing is lost by it: an event stays parked, is sent if the visitor says yes in time, and stands in the statistics.
+    No event is lost by it: it stays parked, is sent if the visitor says yes in time, and stands in the statistics. So do
+    customer ids stay parked. ``get_ecid`` does not: it ends with this, and may be called again.
 
     Attributes:
         command: the command that waits.
@@ -188,7 +190,7 @@ class ParkingFull(AlloyError):
 
     Attributes:
         command: the command that found no room.
-        bound: the option that set the bound, ``max_parked`` or ``max_parked_bytes``.
+        bound: the option that set the bound: ``max_parked``, ``max_parked_bytes`` or ``visitor_max_parked``.
         limit: its value, a count or bytes.
     """
 

@@ -145,8 +145,8 @@ class Lost(Moment):
     """The event ended without an answer of the edge.
 
     Attributes:
-        reason: ``expired``, ``overflowed``, ``cancelled``, ``withheld``, ``closed``, or ``kept`` for one that is on disk
-            when the instance is closed, for the next start.
+        reason: ``expired``, ``overflowed``, ``cancelled``, ``withheld``, ``closed``, or ``kept`` for one that is left in
+            the durable outbox: when the instance is closed for the next start, with ``relay=True`` for a relay.
     """
 
     reason: Literal["expired", "overflowed", "cancelled", "withheld", "closed", "kept"]

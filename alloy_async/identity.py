@@ -1,6 +1,6 @@
 """Who the visitor is, as far as the edge is told: FPID, ECID, customer ids, region.
 
-All of it exists only with consent, and is erased by a refusal.
+Nothing of it is made, kept or sent without consent, and a refusal erases it.
 """
 
 from __future__ import annotations

@@ -159,7 +159,8 @@ class Settings(BaseModel):
     )
 
     state_dir: UsablePath | None = Field(
-        None, description="Folder for the preference and identity; default: the user's state folder."
+        None,
+        description="Folder for the files of choices, identities and events; default: the user's state folder.",
     )
     store: Literal["sqlite", "memory", "redis"] | Any = Field(
         "sqlite",
@@ -179,11 +180,13 @@ class Settings(BaseModel):
         134_217_728, description="Bytes of events that may wait for consent at once."
     )
     parked_ttl: Seconds = Field(
-        86_400.0, description="Seconds a command waits for consent before ConsentTimeout."
+        86_400.0,
+        description="Seconds a command of the instance itself waits for consent before ConsentTimeout.",
     )
     max_visitors: Count = Field(
         100_000,
-        description="Visitors that are kept in memory; of more, those go first that were not heard of for longest.",
+        description="Visitors that are kept in memory; of more, those go first that were not heard of for longest. So do "
+        "those that were not heard of for visitor_parked_ttl seconds.",
     )
     visitor_max_parked: Count = Field(
         100,
@@ -195,7 +198,7 @@ class Settings(BaseModel):
     parked_wait: Seconds = Field(
         0.2,
         description="Seconds that the future of a visitor's parked command waits for the choice before it ends with "
-        "StillParked; the command itself stays parked.",
+        "StillParked; an event, and customer ids, stay parked.",
     )
 
     outbox: Literal["memory", "sqlite", "redis"] | UsablePath | Any = Field(
@@ -245,7 +248,8 @@ class Settings(BaseModel):
     )
     ordered: Boolean = Field(
         False,
-        description="Whether a request waits for the end of the one before, so that events also arrive in order.",
+        description="Whether a request waits for the end of the one before with events of the same visitor, so that these "
+        "also arrive in order.",
     )
     request_timeout: Seconds = Field(
         10.0, description="Seconds without progress after which a request fails."

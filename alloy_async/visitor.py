@@ -45,7 +45,8 @@ class Visitor(PersonalCommands):
     """One person among many: the commands of ``Alloy`` that concern a person, with a consent and an identity of its own.
 
     Made by ``Alloy.visitor``, in microseconds; made anew for each request. A command that has to wait for the choice may
-    be awaited: after ``parked_wait`` seconds its future ends with ``StillParked``, and it stays parked. ::
+    be awaited: after ``parked_wait`` seconds its future ends with ``StillParked``. An event, and customer ids, stay
+    parked; ``get_ecid`` does not, since nobody is left to be answered. ::
 
         visitor = alloy.visitor(session_id)
         visitor.event(type="web.webpagedetails.pageViews")    # waits for the choice, the request does not

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
+
 from alloy_async.settings import Settings
 
 __all__ = ["settings_table"]
@@ -26,11 +29,12 @@ def _label(name: str) -> str:
 
 def _type(name: str) -> str:
     return {
-        "store": '`"sqlite"`, `"memory"` or a {py:class}`~alloy_async.stores.Store`',
-        "outbox": '`"memory"`, `"sqlite"`, a path or an {py:class}`~alloy_async.outbox.Outbox`',
+        "store": '`"sqlite"`, `"memory"`, `"redis"` or a {py:class}`~alloy_async.stores.Store`',
+        "outbox": '`"memory"`, `"sqlite"`, `"redis"`, a path or an {py:class}`~alloy_async.outbox.Outbox`',
         "transport": '`"httpx"`, `"aiohttp"` or a {py:class}`~alloy_async.edge.Transport`',
         "client_id": "text",
         "client_secret": "text or pydantic's `SecretStr`",
+        "redis_url": "text or pydantic's `SecretStr`",
         "scopes": "a text, comma separated, or a sequence of texts",
         "client": "`httpx.AsyncClient`",
         "clock": "an object with the methods of {py:class}`~alloy_async.testing.ManualClock`",
@@ -42,8 +46,17 @@ def _type(name: str) -> str:
 
 
 def _plain(annotation: object) -> str:
-    """Write a type as a person would."""
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("pathlib.", "")
+    """Write a type as a person would, without what pydantic is told besides."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _plain(arguments[0])
+    if origin in {Union, UnionType}:
+        return " | ".join(_plain(argument) for argument in arguments)
+    if origin is Literal:
+        return " | ".join(f'"{word}"' for word in arguments)
+    if annotation is NoneType:
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _default(name: str) -> str:

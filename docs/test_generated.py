@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import re
 import xml.etree.ElementTree as ET
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import command_page
 import diagrams
@@ -14,6 +18,7 @@ import inventory
 import pytest
 import settings_page
 
+from alloy_async import errors
 from alloy_async._consent._rules import PURPOSES, TRANSITIONS, VERDICT, Consent, Occurrence
 from alloy_async.settings import Settings
 
@@ -78,6 +83,50 @@ def test_the_settings_page_names_variables_that_are_read(tmp_path):
     assert "ALLOY_HOOKS" not in page
     found = Settings.resolve({}, {"ALLOY_CONFIG_ID": "a", "ALLOY_ORG_ID": "b", "ALLOY_PARKED_TTL": "60"})
     assert (found.config_id, found.ims_org_id, found.parked_ttl) == ("a", "b", 60)
+
+
+def test_the_settings_page_names_types_that_a_person_can_read():
+    """What pydantic is told of a type is left out; each word that a setting takes is there."""
+    types = re.findall(r"^- Type: (.*)$", settings_page.settings_table(), flags=re.MULTILINE)
+    assert [text for text in types if "typing" in text or "(" in text or " at 0x" in text] == []
+    assert "`float | None`" in types
+    assert '`"refuse" | "wait" | "local"`' in types
+    for name in ("store", "outbox", "transport"):
+        words = get_args(get_args(Settings.model_fields[name].annotation)[0])
+        section = settings_page.settings_table().partition(f"## `{name}`\n")[2].partition("- Default")[0]
+        assert [word for word in words if f'`"{word}"`' not in section.partition("- Type")[2]] == []
+
+
+def test_the_page_of_errors_has_each_with_its_place_in_the_tree():
+    """The tree of the page is that of the module, and each error is described below it."""
+    page = (DOCS / "reference" / "errors.md").read_text("utf-8")
+    tree = inspect.getdoc(errors).partition("::\n\n")[2].partition("\n\n")[0]
+    assert inspect.cleandoc(tree) == page.partition("```text\n")[2].partition("\n```")[0]
+    described = set(re.findall(r"autoexception:: [\w.]*\.(\w+)\(\)", page))
+    assert described == {*errors.__all__}
+    assert described == set(re.findall(r"[A-Z]\w+(?= {2}|$)", tree, flags=re.MULTILINE))
+
+
+WRITTEN = [
+    (page.name, path, signature)
+    for page in sorted((DOCS / "reference").glob("*.md"))
+    for path, signature in re.findall(
+        r"^\.\. autoclass:: ([\w.]+)\((.+)\)$", page.read_text("utf-8"), re.MULTILINE
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "path", "signature"), WRITTEN, ids=[path for _, path, _ in WRITTEN])
+def test_a_signature_that_is_written_by_hand_is_that_of_the_code(page, path, signature):
+    """Each argument is there with its default; only what counts failures is for ourselves."""
+    written = ast.parse(f"def _({signature}): ...").body[0].args
+    defaults = dict(zip(written.kwonlyargs, written.kw_defaults, strict=True))
+    module, _, name = path.rpartition(".")
+    code = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    named = {argument.arg for argument in (*written.args, *written.kwonlyargs)}
+    assert named == code.keys() - {"failures"}
+    for argument, default in defaults.items():
+        assert ast.literal_eval(default) == code[argument.arg].default
 
 
 def test_the_command_page_has_each_command_with_its_options():

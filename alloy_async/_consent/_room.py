@@ -1,4 +1,4 @@
-"""How much may wait for consent in one process, of all visitors together."""
+"""How much may wait for consent in one instance, of all visitors together."""
 
 from __future__ import annotations
 

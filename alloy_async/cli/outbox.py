@@ -46,8 +46,9 @@ def list_events(
 ) -> None:
     """List the events that wait in an outbox, oldest first, without their content.
 
-    "held" is an event that a running worker has, and will send; "free" is one that belongs to nobody now: the next
-    worker that starts takes it over, and so does `alloy-async outbox flush`, or with Redis `alloy-async relay`.
+    "held" is an event that a running worker has, and will send; "free" is one that belongs to nobody now: a worker that
+    runs, or the next that starts, takes it over once its visitor consents. So does `alloy-async outbox flush`, or with
+    Redis `alloy-async relay`.
 
     --redis looks into Redis. So does ALLOY_REDIS_URL, unless --outbox or --state-dir, or their variables, name a file.
     """

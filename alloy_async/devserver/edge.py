@@ -110,7 +110,8 @@ class DevelopmentEdge:
         authenticated: whether v2 requests must bring their three headers with credentials.
         expired_tokens: access tokens that are refused as expired; the attribute of this name may be changed while it runs.
         max_body: bytes of one request.
-        max_events: number of events, and of requests, kept in memory; beyond it the oldest are dropped.
+        max_events: number of events, and of requests, kept in memory; beyond it, or beyond 256 million characters, the
+            oldest are dropped.
         sink: file in which exchanges are kept as well, over restarts: `SQLiteFile` or `JSONLinesFile`.
         hosts: host names besides loopback under which ``/_dev`` may be read.
         faults: what shall go wrong; the attribute of this name is changed while it runs.

@@ -1,4 +1,4 @@
-"""The only file that imports httpx; its exceptions end here."""
+"""The only file on the way to the edge that imports httpx; its exceptions end here."""
 
 from __future__ import annotations
 

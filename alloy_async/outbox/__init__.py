@@ -1,4 +1,4 @@
-"""Where released events are kept until the edge has taken them: memory alone, SQLite, or an outbox of your own."""
+"""Where released events are kept until the edge has taken them: memory, SQLite, Redis (``outbox.redis``), or one of your own."""
 
 from .base import LEASE, Changes, Claimed, Outbox, OutboxEvent, Row, Shelf, Stored, VisitorKey
 from .memory import MemoryOutbox, MemoryShelf

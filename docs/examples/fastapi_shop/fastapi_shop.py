@@ -1,7 +1,8 @@
 """A shop in FastAPI with a consent banner: ``uvicorn fastapi_shop:app``.
 
 A page view is recorded when it happens, and waits until its visitor has chosen; a purchase likewise. Nothing about a visitor
-leaves the process, and no cookie but the choice is set, before there is a yes.
+leaves the process before there is a yes. The shop's session, a random id in a signed cookie, begins with the first page; besides it no
+cookie but the choice is set before that.
 """
 
 from __future__ import annotations

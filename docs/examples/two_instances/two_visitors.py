@@ -1,4 +1,6 @@
-"""Two visitors in one process. They share connections, and nothing that says who they are or what they chose."""
+"""Two instances in one process, each for one visitor. They share connections, and nothing that says who they are or what they
+chose. For the many visitors of a web server one instance is enough: ``alloy.visitor(key)``, see ``fastapi_shop``.
+"""
 
 from __future__ import annotations
 
