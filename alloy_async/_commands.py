@@ -392,7 +392,8 @@ class GatedCall:
         """End the future if it is still parked, and go on without it, or leave."""
         if not self._parked or self.future.done():
             return
-        self.future.reject(StillParked(self.name, waited), quiet=True)
+        error = StillParked(self.name, waited, is_parked=self._alone is not None)
+        self.future.reject(error, quiet=True)
         if self._alone is None:
             self._leave(self)
         else:

@@ -147,18 +147,23 @@ class ConsentTimeout(AlloyError):
 
     Attributes:
         command: the command that waited.
-        waited: seconds it was parked.
+        waited: seconds it was parked; None for a command of a view without a key that was closed before.
     """
 
-    def __init__(self, command: str, waited: float) -> None:
+    def __init__(self, command: str, waited: float | None) -> None:
         super().__init__(command, waited)
         self.command = command
         self.waited = waited
 
     def __str__(self) -> str:
+        if self.waited is None:
+            return (
+                f"{self.command}: no consent before the view was closed; nothing was sent. "
+                "Give the view a key, and its commands stay parked."
+            )
         return (
             f"{self.command}: no consent within {self.waited:g} s; nothing was sent. "
-            "Ask earlier, or raise parked_ttl."
+            "Ask earlier, or raise parked_ttl (for views visitor_parked_ttl)."
         )
 
 
@@ -171,17 +176,22 @@ class StillParked(AlloyError):
     Attributes:
         command: the command that waits.
         waited: seconds that it was awaited.
+        is_parked: whether it stays parked.
     """
 
-    def __init__(self, command: str, waited: float) -> None:
+    def __init__(self, command: str, waited: float, *, is_parked: bool = True) -> None:
         super().__init__(command, waited)
         self.command = command
         self.waited = waited
+        self.is_parked = is_parked
 
     def __str__(self) -> str:
+        awaited = f"It was awaited for {self.waited:g} s (parked_wait)"
+        if not self.is_parked:
+            return f"{self.command}: the visitor has not chosen yet. {awaited}; call it again once they have."
         return (
             f"{self.command}: the visitor has not chosen yet; it stays parked, and goes on if they say yes. "
-            f"It was awaited for {self.waited:g} s (parked_wait); call it without await to go on at once."
+            f"{awaited}; call it without await to go on at once."
         )
 
 

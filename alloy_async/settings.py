@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, SecretStr, ValidationError
@@ -413,14 +413,24 @@ def _is_boolean(name: str) -> bool:
     return isinstance(Settings.model_fields[name].default, bool)
 
 
+def _number(name: str) -> type[int | float] | None:
+    """Return which number an option takes, also one whose default is None; None where it takes none."""
+    annotation = Settings.model_fields[name].annotation
+    for one in (annotation, *get_args(annotation)):  # of the kinds of ``float | None``
+        kind = next(iter(get_args(one)), one) if get_origin(one) is Annotated else one
+        if kind is int or kind is float:
+            return kind
+    return None
+
+
 def _from_text(name: str, variable: str, text: str) -> Any:
-    default = Settings.model_fields[name].default
     if _is_boolean(name):
         if text not in {"true", "false"}:
             raise ConfigurationError(f"{variable}: must be exactly true or false.", option=variable)
         return text == "true"
-    if isinstance(default, (int, float)):
-        return _number_from_text(variable, text, type(default))
+    kind = _number(name)
+    if kind is not None:
+        return _number_from_text(variable, text, kind)
     return tuple(text.split(",")) if name == "context" else text
 
 

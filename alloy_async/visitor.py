@@ -144,7 +144,7 @@ class Visitor(PersonalCommands):
     def close(self) -> None:
         """End the view. Of a visitor without a key what is still parked ends with ``ConsentTimeout``: nobody can say yes."""
         if self._key is None:
-            self._person.gate.close(lambda command: ConsentTimeout(command, 0.0))
+            self._person.gate.close(lambda command: ConsentTimeout(command, None))
 
     def __repr__(self) -> str:  # the key is the application's own secret
         return f"<Visitor {'with' if self._key else 'without'} key, {self.purposes}>"

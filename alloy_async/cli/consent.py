@@ -63,7 +63,7 @@ def show(
 def forget(*, state_dir: StateDir = None, config_id: AnyConfigId = None, org_id: AnyOrgId = None) -> None:
     """Remove a stored choice, and the identity that was kept with it; it is asked for again.
 
-    Programs that run now hold the choice in memory: they go on with it until they end.
+    Programs that run now hear of it within a quarter of a second: what waits there is refused, and they ask again.
     """
     store = SQLiteStore(state_dir)
     found = _run(_find(store, config_id, org_id))
@@ -80,7 +80,7 @@ def forget(*, state_dir: StateDir = None, config_id: AnyConfigId = None, org_id:
     preference = found[0].preference
     choice = f'the choice "{preference.purposes}"' if preference is not None else "what was kept"
     say(f"Forgotten: {choice} of {found[0].key.organisation}, and its identity.")
-    say("Programs that run now hold it in memory, and go on with it until they end.")
+    say("Programs that run now hear of it within a quarter of a second.")
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

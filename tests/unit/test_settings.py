@@ -53,6 +53,14 @@ def test_an_argument_in_another_spelling_wins_too():
     assert (settings.config_id, settings.ims_org_id) == ("from-code", "o")
 
 
+@pytest.mark.parametrize("option", ["delivery_timeout", "max_attempts", "linger", "max_queued"])
+def test_numbers_come_from_the_environment(option):
+    """Also those that are left open by default; what is none is named."""
+    assert getattr(resolve({f"ALLOY_{option.upper()}": "9"}), option) == 9
+    with pytest.raises(ConfigurationError, match=f"ALLOY_{option.upper()}: must be a number"):
+        resolve({f"ALLOY_{option.upper()}": "nine"})
+
+
 def test_the_environment_alone_is_enough():
     """Every option that is text, a number or a boolean can come from a variable."""
     environment = {

@@ -89,8 +89,12 @@ async def test_whoever_awaits_a_parked_event_is_not_kept_waiting(alloy, clock, e
     event, ecid = visitor.event(type="parked"), visitor.get_ecid()
     ids = visitor.set_customer_ids({"CRMID": {"id": "7", "primary": True}})
     clock.advance(0.2)
-    for future in (event, ecid, ids):
-        with pytest.raises(StillParked):
+    for future, advice in (
+        (event, "stays parked"),
+        (ecid, "call it again once they have"),
+        (ids, "stays parked"),
+    ):
+        with pytest.raises(StillParked, match=advice):
             await future
     await visitor.opt_in(purposes="all")
     await visitor.event(type="later")
@@ -130,7 +134,7 @@ async def test_without_a_key_nothing_is_kept(alloy, store, edge):
     await willing.event(type="willing")
     assert [identity_of(event) for event in edge.events] == [{"FPID": FPID}]
     silent.close()
-    with pytest.raises(ConsentTimeout):
+    with pytest.raises(ConsentTimeout, match="Give the view a key"):
         await parked
     with pytest.raises(ConsentDeclined):
         await alloy.visitor(purposes="none").event(type="unwilling")
