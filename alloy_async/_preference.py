@@ -158,17 +158,23 @@ class PreferenceKeeper:
 
     def _was_refused(self, preference: Preference | None, *, refused: bool | None) -> bool:
         """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
-        if preference is None:  # forgotten, where one was known
-            return refused is True or self._epoch is not None or self.chosen_at > 0
+        if preference is None:  # forgotten, where one was known that has not run out
+            known = self._epoch is not None or self.chosen_at > 0
+            return refused is True or (known and (refused is None or not self._has_run_out()))
         if self._epoch is not None:
             return preference.epoch > self._epoch
         return refused is not False
+
+    def _has_run_out(self) -> bool:
+        return max(self._written_until, self._refused_until) <= self._clock.time()
 
     def _apply(self, preference: Preference) -> None:
         self._epoch = preference.epoch
         self.chosen_at = preference.chosen_at
         if preference.purposes == "none":
             self._refused_until = preference.expires_at
+        else:
+            self._written_until = preference.expires_at
         # Where nobody is asked, nobody is asked again when a yes expires.
         lasts = preference.purposes == "all" and not self._asked
         self._gate.choose(preference.purposes, until=inf if lasts else preference.expires_at)

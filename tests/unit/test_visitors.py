@@ -564,6 +564,24 @@ async def test_news_of_ones_own_choices_change_nothing(two):
     assert (edge.event_types, visitor.purposes) == (["released"], "all")
 
 
+@pytest.mark.parametrize("purposes", ["all", "none"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_news_of_a_choice_that_has_run_out_refuse_nothing(two, clock, purposes, elsewhere):
+    """What waits since then stays parked: nobody has refused it, or forgotten the visitor."""
+    here, there, (edge, _), store = two
+    await (there if elsewhere else here).visitor("anne").opt_in(purposes=purposes)
+    visitor = here.visitor("anne")
+    await visitor.get_purposes()
+    clock.advance(15_552_001)
+    event = visitor.event(type="parked")
+    store.tell(Change("anne", refused=False))
+    await settle()
+    assert not event.done()
+    await visitor.opt_in(purposes="all")
+    await event
+    assert edge.event_types == ["parked"]
+
+
 async def test_a_relay_sends_what_others_store(options, clock, store, edge):
     """A web worker returns once its events are stored; another process, which knows nobody, sends them in order."""
     shelf, nothing = MemoryShelf(), RecordingEdge()
