@@ -91,8 +91,9 @@ class PreferenceKeeper:
         self._wish: Wish | None = None
         self._refused_until = 0.0
         self._owed: Wish | None = None
-        self._waiting: list[CommandFuture[Wish]] = []
-        self._in_doubt: list[CommandFuture[Wish]] = []
+        # Seldom any, and there are very many keepers: an empty list for each takes memory, and the collector's time.
+        self._waiting: list[CommandFuture[Wish]] | None = None
+        self._in_doubt: tuple[CommandFuture[Wish], ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._retry: Cancellable | None = None
         self._retry_delay = FIRST_RETRY
@@ -184,6 +185,7 @@ class PreferenceKeeper:
 
         It ends with ``ConsentStoreError`` when it could not be written. Cancelling it never withdraws the choice.
         """
+        self._waiting = self._waiting or []
         self._waiting.append(future)
         self._ticket += 1
         self._wish = wish
@@ -199,7 +201,7 @@ class PreferenceKeeper:
         Args:
             problem: why it cannot be told.
         """
-        waiting, self._in_doubt = self._in_doubt, []
+        waiting, self._in_doubt = self._in_doubt, ()
         for future in waiting:
             if problem is None:
                 future.resolve(self._gate.purposes)
@@ -224,7 +226,7 @@ class PreferenceKeeper:
             await asyncio.wait([self._task])
         if "none" in {self._owed, self._wish}:
             self._logger.error("a refusal could not be saved before closing; it must be asked for again")
-        for future in (*self._waiting, *self._in_doubt):
+        for future in (*(self._waiting or ()), *self._in_doubt):
             future.reject(AlloyClosed("opt_in"))
 
     def _narrow(self, wish: Wish) -> None:
@@ -292,7 +294,7 @@ class PreferenceKeeper:
         return None
 
     def _conclude(self, wish: Wish, problem: ConsentStoreError | None) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting or [], None
         # Not before it is erased: the next event would read it back.
         if wish == "pending" and not self._asked and not self.in_doubt:
             self._gate.choose("all")
@@ -301,7 +303,7 @@ class PreferenceKeeper:
         else:
             self._not_written(wish)
         if problem is None and wish == "all" and self.in_doubt:
-            self._in_doubt += waiting
+            self._in_doubt += (*waiting,)
             return
         for future in waiting:
             if problem is None:

@@ -56,8 +56,7 @@ class Visitors:
         if state is not None:
             self._kept.move_to_end(name)
         else:
-            state = self._kept[name] = self._let_go.get(name) or self._make(key)
-            self._let_go.pop(name, state)
+            state = self._kept[name] = self._let_go.pop(name, None) or self._make(key)
         state.used_at = now
         self._make_room(now)
         return state

@@ -81,6 +81,10 @@ class OptInStatistics:
     left: int
 
 
+_NOBODY: OrderedDict[Parkable, None] = OrderedDict()
+"""What waits at a gate where nothing does, never changed: an empty one for each takes as much as the rest of a gate."""
+
+
 class OptInState:
     """A condition variable for consent, safe for any number of coroutines of one event loop.
 
@@ -150,7 +154,7 @@ class OptInState:
         self._epoch = 0
         self._until = _NEVER
         self._closed_with: Callable[[str], AlloyError] | None = None
-        self._parked: OrderedDict[Parkable, None] = OrderedDict()
+        self._parked = _NOBODY
         self._bytes = 0
         self._settling = False
         self._rest: asyncio.Handle | None = None
@@ -376,6 +380,8 @@ class OptInState:
         self._hold(command)
 
     def _hold(self, command: Parkable) -> None:
+        if not self._parked:
+            self._parked = OrderedDict()
         self._parked[command] = None
         self._bytes += command.size
         self._room.take(command.size)
@@ -392,7 +398,12 @@ class OptInState:
         del self._parked[command]
         self._bytes -= command.size
         self._room.give_back(command.size)
-        if not self._parked and self._expiry is not None:
+        if not self._parked:
+            self._parked = _NOBODY
+            self._call_off_expiry()
+
+    def _call_off_expiry(self) -> None:
+        if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
 
