@@ -247,8 +247,7 @@ class OutboxKeeper:
             # A refusal that came meanwhile must be known before anybody may send these.
             await self._hear_here()
         except asyncio.CancelledError:
-            # It may still be carried out: what it held must neither be forgotten nor repeated.
-            self._adrift, self._group = self._adrift + group, []
+            self._set_adrift(group)
             self._ended = ended + self._ended
             raise
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
@@ -353,6 +352,18 @@ class OutboxKeeper:
         for command in group:
             command.fail(copy(error))
 
+    def _set_adrift(self, group: list[EventCommand]) -> None:
+        """Take note that the write of a group was cancelled, which may still be carried out.
+
+        Its events must neither be forgotten nor repeated. Those that are on this machine too are written again all the
+        same, as after a crash: in two places under one ``_id``. What is behind them waits for them, and must not for ever.
+        """
+        self._group = []
+        still_open = [command for command in group if not command.ended]
+        self._adrift += [command for command in still_open if command.local_key is None]
+        if self._fallback is not None:
+            self._fallback.give_back([command for command in still_open if command.local_key is not None])
+
     def _give_back(self, commands: list[EventCommand]) -> None:
         """Let events be written next, in their places, that were taken and not written."""
         if self._fallback is not None:
@@ -413,7 +424,7 @@ class OutboxKeeper:
         try:
             stored = await fallback.store(group)
         except asyncio.CancelledError:
-            self._adrift, self._group = self._adrift + group, []
+            self._set_adrift(group)
             raise
         except Exception as raised:  # noqa: BLE001 - as above
             self._group = []

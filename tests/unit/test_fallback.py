@@ -720,6 +720,40 @@ async def test_a_crash_between_writing_and_erasing_stores_twice(world, edge):
     assert second.statistics().delivered == 2
 
 
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_write_that_somebody_cancels_is_done_again(world, edge, left, carried_out):
+    """What is stored here goes on from here, under its id; nothing waits behind it for ever."""
+    alloy = await world.start()
+    anne = alloy.visitor("anne")
+    await anne.opt_in(purposes="all")
+    if left:
+        await left_by_another(world, "anne", "1")
+    alloy.shared.down = True
+    if not left:
+        await anne.event(type="1", ack="stored")
+    await world.pass_time(LEASE / 3)
+    write, hanging = alloy.shared.write, asyncio.get_running_loop().create_future()
+
+    async def hang(events, ended, *, epoch):
+        if carried_out:
+            await write(events, ended, epoch=epoch)
+        await hanging
+
+    alloy.shared.write = hang
+    alloy.shared.down = False
+    await world.pass_time()
+    next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-outbox-write").cancel()
+    await settle()
+    del alloy.shared.write
+    flushed = alloy.flush()
+    anne.event(type="2")
+    await world.pass_time(LEASE / 3)
+    await world.pass_time()
+    assert edge.event_types == ["1", "2"]
+    assert (flushed.done(), world.stored_here()) == (True, [])
+
+
 async def test_much_that_was_left_comes_in_parts(world, edge, monkeypatch):
     """Memory holds a part of it; newer events wait until all of it is in the shared outbox."""
     first = await world.start()
