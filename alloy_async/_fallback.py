@@ -347,13 +347,14 @@ class Fallback:
         self._more_to_claim = False
         self._left = frozenset(await self._outbox.abandoned())
         while consenting := await visitors.consenting(self._left):
-            claimed = await self._outbox.claim(consenting.keys(), count=CLAIM, size=CLAIM_SIZE)
+            room = CLAIM - self._returning.total()
+            if room <= 0:
+                self._more_to_claim = True
+                return
+            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
             self._let_wait(visitors.on_claimed(claimed, consenting))
             if not claimed:
                 break
-            if self._returning.total() >= CLAIM:
-                self._more_to_claim = True
-                return
         for visitor in filter(visitors.has_declined, self._left):
             await self.erase(visitor)
         # Last: from now on nothing new of theirs waits behind what came while they were being taken over.

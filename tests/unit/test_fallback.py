@@ -771,6 +771,30 @@ async def test_much_that_was_left_comes_in_parts(world, edge, monkeypatch):
     assert edge.event_types == [*map(str, range(30)), "new"]
 
 
+async def test_much_that_was_left_does_not_fill_memory_while_the_shared_outbox_is_down(
+    world, edge, monkeypatch
+):
+    """However long that lasts, memory holds a part of it, and the rest comes when it is back."""
+    monkeypatch.setattr(_fallback, "CLAIM", 4)
+    first = await world.start()
+    for name in ("anne", "bert"):
+        await first.visitor(name).opt_in(purposes="all")
+    await world.kill(first)
+    second = await world.start(down=True)
+    await left_by_another(world, "anne", *map(str, range(20)))
+    for _ in range(4):
+        await world.pass_time(LEASE / 3)
+    await left_by_another(world, "bert", "bert")
+    await world.pass_time(LEASE / 3)
+    assert second.statistics().queued == 4
+    second.shared.down = False
+    second.visitor("bert").event(type="new")
+    for _ in range(5):
+        await world.pass_time()
+    assert [kind for kind in edge.event_types if "b" not in kind and kind != "new"] == [*map(str, range(20))]
+    assert edge.event_types.index("bert") < edge.event_types.index("new")
+
+
 async def test_only_what_may_be_sent_is_taken_over(world, store, edge):
     """What belongs to nobody who consents stays; what was declined in the meantime is erased."""
     first = await world.start()
