@@ -95,6 +95,7 @@ class OutboxKeeper:
         self._held_back: list[EventCommand] = []
         self._ended: list[int] = []
         self._mine: dict[int, EventCommand] = {}
+        self._returning = 0  # of these, how many were left by others or by an earlier start
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._claiming: asyncio.Task[None] | None = None
@@ -201,9 +202,9 @@ class OutboxKeeper:
         if self._fallback is not None:
             self._fallback.let_go(command)
         if command.key is not None and command.key != GONE:
-            self._ledger.stored -= self._mine.pop(command.key, None) is not None
+            self._drop(command.key)
             self._ended.append(command.key)
-            if self._more_to_claim and len(self._mine) < CLAIM:
+            if self._more_to_claim and self._returning <= CLAIM // 2:
                 self.claim()
         if self._lazy is None and self._open:
             self._lazy = self._clock.call_later(LAZY, self._write_ended)
@@ -212,6 +213,18 @@ class OutboxKeeper:
         """Return the events that are not in the outbox yet."""
         waiting = () if self._fallback is None else self._fallback.waiting()
         return [*self._adrift, *self._held_back, *self._group, *waiting, *self._unwritten]
+
+    def _hold(self, command: EventCommand, key: int) -> None:
+        self._mine[key] = command
+        self._ledger.stored += 1
+        self._returning += command.order < 0
+
+    def _drop(self, key: int) -> EventCommand | None:
+        command = self._mine.pop(key, None)
+        if command is not None:
+            self._ledger.stored -= 1
+            self._returning -= command.order < 0
+        return command
 
     def _write_ended(self) -> None:
         self._lazy = None
@@ -323,8 +336,7 @@ class OutboxKeeper:
             self._ledger.stored += 1
             command.hand_over()
         else:
-            self._mine[key] = command
-            self._ledger.stored += 1
+            self._hold(command, key)
             command.stored()
 
     def _turned_away(self, command: EventCommand, stored: Stored) -> None:
@@ -537,9 +549,8 @@ class OutboxKeeper:
             self._on_refused(visitor)
         self._judge_held_back(refused)
         for key in changes.gone:
-            command = self._mine.pop(key, None)
+            command = self._drop(key)
             if command is not None:
-                self._ledger.stored -= 1
                 command.key = GONE
                 if command.visitor.key in changes.refused:
                     _end_lost(command, refused=True)
@@ -656,17 +667,17 @@ class OutboxKeeper:
         self._more_to_claim = False
         self._left = frozenset(await self._outbox.abandoned())
         while visitors := await self._consenting(self._left):
-            claimed = await self._outbox.claim(visitors.keys(), count=CLAIM, size=CLAIM_SIZE)
+            room = CLAIM - self._returning  # not what is new here: that may wait for what is taken over
+            if room <= 0:
+                self._more_to_claim = True
+                return
+            claimed = await self._outbox.claim(visitors.keys(), count=room, size=CLAIM_SIZE)
             for command in self._on_claimed(claimed, visitors):
                 if command.key is not None:
-                    self._mine[command.key] = command
-                    self._ledger.stored += 1
+                    self._hold(command, command.key)
             if not claimed:
                 self._left = self._left.difference(visitors)
                 break
-            if len(self._mine) >= CLAIM:
-                self._more_to_claim = True
-                return
 
     # The end
 

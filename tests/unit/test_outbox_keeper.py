@@ -203,6 +203,33 @@ async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monk
     await second.aclose()
 
 
+async def test_a_large_backlog_does_not_fill_memory(options, shelf, clock, edge, monkeypatch):
+    """However long the edge does not answer; and what others leave meanwhile is not held up by what is new here."""
+    monkeypatch.setattr(_outbox_keeper, "CLAIM", 4)
+    first = await another(options, shelf, clock)
+    await first.opt_in(purposes="all")
+    edge.hold()
+    for number in range(20):
+        first.event(type=str(number))
+    await settle()
+    await closed(first, clock)
+    edge.release()
+    edge.requests.clear()
+    edge.hold()
+    second = await another(options, shelf, clock)
+    new = [second.event(type=f"new {number}") for number in range(6)]
+    for _ in range(4):
+        await settle()
+        clock.advance(LEASE / 3)
+    await settle()
+    assert second.statistics().recovered == 4
+    edge.release()
+    for event in new:
+        await event
+    assert edge.event_types == [*map(str, range(20)), *(f"new {number}" for number in range(6))]
+    await second.aclose()
+
+
 async def test_events_of_a_dead_worker_are_taken_over(options, shelf, clock, edge):
     """A worker that no longer renews its lease counts as dead; a living one keeps what is its own."""
     edge.hold()
