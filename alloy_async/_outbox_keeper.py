@@ -25,7 +25,7 @@ from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, outbox_events
 from ._consent._rules import Verdict
 from ._expiry import Expiry
-from ._fallback import CLAIM, CLAIM_SIZE, Consenting, Fallback, TakingOver, as_outbox_error
+from ._fallback import CLAIM, CLAIM_SIZE, ENDED, Consenting, Fallback, TakingOver, as_outbox_error
 from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
@@ -90,6 +90,7 @@ class OutboxKeeper:
         # A refusal of our own must be known as ours before anybody reads that there was one.
         self._order = asyncio.Lock()
         self._unwritten: list[EventCommand] = []
+        self._clear_at = ENDED
         self._group: list[EventCommand] = []
         self._adrift: list[EventCommand] = []
         self._held_back: list[EventCommand] = []
@@ -195,6 +196,11 @@ class OutboxKeeper:
     def put(self, command: EventCommand) -> None:
         """Store an event soon; ``command.stored`` tells it when it is safe."""
         self._unwritten.append(command)
+        if (
+            len(self._unwritten) > self._clear_at
+        ):  # while nothing is written those that have ended gather behind others
+            self._unwritten = [waiting for waiting in self._unwritten if not waiting.ended]
+            self._clear_at = 2 * len(self._unwritten) + ENDED
         self._start_writing()
 
     def ended(self, command: EventCommand) -> None:
