@@ -18,7 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from ._clock import Cancellable, Clock
@@ -284,7 +284,8 @@ class OutboxKeeper:
         gathered: list[EventCommand] = []
         behind: list[EventCommand] = []
         if self._fallback is not None:
-            gathered, behind = self._fallback.take(GROUP), self._take_behind(self._fallback)
+            gathered = self._fallback.take(GROUP)
+            behind = self._take_behind(self._fallback, len(self._unwritten))
         room = GROUP - len(gathered)
         gathered += self._unwritten[:room]
         self._unwritten = behind + self._unwritten[room:]
@@ -425,14 +426,15 @@ class OutboxKeeper:
         if self._is_down:
             gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
             return gathered
-        return self._take_behind(fallback)
+        return self._take_behind(fallback, GROUP)
 
-    def _take_behind(self, fallback: Fallback) -> list[EventCommand]:
-        """Take what comes after something that is being taken over on this machine."""
+    def _take_behind(self, fallback: Fallback, count: int) -> list[EventCommand]:
+        """Take, in order, what comes after something that is being taken over on this machine."""
         if not fallback.left():
             return []
-        behind = [command for command in self._unwritten if fallback.is_behind(command)]
-        self._unwritten = [command for command in self._unwritten if not fallback.is_behind(command)]
+        behind = list(islice(filter(fallback.is_behind, self._unwritten), count))
+        taken = set(behind)
+        self._unwritten = [command for command in self._unwritten if command not in taken]
         return behind
 
     async def _store_group(self, fallback: Fallback, gathered: list[EventCommand]) -> None:

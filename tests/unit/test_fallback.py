@@ -529,6 +529,35 @@ async def test_nothing_overtakes_what_is_being_taken_over(world, edge, relay, mo
         assert edge.event_types == ["bert", "1", "2", "3"]
 
 
+async def test_much_that_waits_for_what_is_taken_over_is_stored_in_groups(world, edge, monkeypatch):
+    """No step takes longer than another, whatever has gathered, and the order stays."""
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 3)
+    claiming, steps = asyncio.get_running_loop().create_future(), []
+    monkeypatch.setattr(Local, "claiming", claiming)
+    alloy = await world.start()
+    anne, bert = (alloy.visitor(name) for name in ("anne", "bert"))
+    for visitor in (anne, bert):
+        await visitor.opt_in(purposes="all")
+    await left_by_another(world, "anne", "anne 0")
+    await world.pass_time(LEASE / 3)
+    write = world.local.write
+
+    async def count(events, ended, *, epoch):
+        steps.append(len(events))
+        return await write(events, ended, epoch=epoch)
+
+    world.local.write = count
+    for number in range(1, 11):
+        anne.event(type=f"anne {number}")
+        bert.event(type=f"bert {number}")
+    await settle(100)
+    claiming.set_result(None)
+    await settle(200)
+    assert edge.event_types[:10] == [f"bert {number}" for number in range(1, 11)]
+    assert edge.event_types[10:] == [f"anne {number}" for number in range(11)]
+    assert (sum(steps), max(steps)) == (10, 3)
+
+
 async def left_by_another(world, name, *types):
     """Store events on this machine as a process that has ended."""
     outbox = Local(world.here, clock=world.clock)
