@@ -295,7 +295,10 @@ class Engine:
                 on_current=self._outbox_is_current,
                 on_entered=self._read_again,
                 local=TakingOver(
-                    partial(self._consenting, self._silent_here), self._has_declined, self._recover_here
+                    partial(self._consenting, self._silent_here),
+                    self._read_choice_again,
+                    self._has_declined,
+                    self._recover_here,
                 ),
             )
 
@@ -326,9 +329,27 @@ class Engine:
                 silent.add(key)
         return consenting
 
-    def _has_declined(self, key: VisitorKey) -> bool:
+    def _has_declined(self, key: VisitorKey, told: bool) -> bool:  # noqa: FBT001 - see TakingOver
+        """Return whether a visitor is known to have declined.
+
+        Args:
+            key: whose choice.
+            told: whether an outbox has told of a refusal; then of whom nothing is known was forgotten, and where nobody is
+                asked the outbox alone says it.
+        """
+        if told and not self.settings.opt_in_enabled:
+            return True
         state = self._find(key)
-        return state is not None and state.gate.purposes == "none"
+        if state is None or not state.knows_choice:
+            return False
+        return state.gate.purposes == "none" or (told and not state.gate.is_opted_in)
+
+    async def _read_choice_again(self, key: VisitorKey) -> None:
+        """Read a choice that may be known here already, and wait until that has been tried."""
+        state = self._find(key)
+        if state is not None:
+            state.look_again()
+        await self._read_choice(key)
 
     async def _read_choice(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor with the choice that is kept; None for one of another instance."""

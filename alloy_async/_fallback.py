@@ -50,12 +50,15 @@ class TakingOver(NamedTuple):
 
     Attributes:
         consenting: given visitors, tells which of them consent now, with what ``on_claimed`` needs.
-        has_declined: whether a visitor is known to have declined.
+        read_again: reads what a visitor has chosen: what is known here may have been changed elsewhere.
+        has_declined: whether a visitor is known to have declined; with True, when an outbox has told of it, also whether
+            one is known to have been forgotten.
         on_claimed: takes events, with what ``consenting`` has told, and returns them as commands.
     """
 
     consenting: Consenting
-    has_declined: Callable[[VisitorKey], bool]
+    read_again: Callable[[VisitorKey], Awaitable[object]]
+    has_declined: Callable[[VisitorKey, bool], bool]
     on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
 
 
@@ -100,6 +103,7 @@ class Fallback:
         self._held: dict[int, EventCommand] = {}
         self._ended: list[int] = []
         self._left: frozenset[VisitorKey] = frozenset()
+        self._refused: set[VisitorKey] = set()
         self._returning: Counter[VisitorKey] = Counter()
         self._more_to_claim = False
         self._rests_until = 0.0
@@ -240,22 +244,14 @@ class Fallback:
                 self._erased[visitor] = epoch
         self._detach([command for command in self._held.values() if command.visitor.key == visitor])
 
-    async def erase_refused(self, visitors: Collection[VisitorKey]) -> None:
-        """Erase what is this worker's, or nobody's, of visitors that declined on other machines.
+    def refused(self, visitors: Collection[VisitorKey]) -> None:
+        """Erase soon what is here of visitors that declined on other machines, unless they have consented again.
 
-        What other processes of this machine have is for them to erase, which hear of it too: of the same visitor they may
-        have what was called after a new yes.
-
-        Raises:
-            OutboxError: it could not be done.
+        That is read first: another process of this machine may have what was called after a new yes, or may have left it.
         """
         if visitors:
-            here = {
-                *(command.visitor.key for command in self._held.values()),
-                *await self._outbox.abandoned(),
-            }
-            for visitor in here.intersection(visitors):
-                await self.erase(visitor)
+            self._refused.update(visitors)
+            self.take_over()
 
     def is_current(self) -> bool:
         """Return whether this worker knows what others of this machine did; microseconds."""
@@ -303,8 +299,7 @@ class Fallback:
             self._returning[visitor] -= 1
             if not self._returning[visitor]:
                 del self._returning[visitor]
-        if self._more_to_claim and not self._returning:
-            self.take_over()
+        self._claim_more()
 
     def _detach(self, commands: Sequence[EventCommand]) -> None:
         """Take note that events were erased here with others of their visitor; those that may go on are stored anew."""
@@ -325,6 +320,11 @@ class Fallback:
         if self._taking_over is None and self._visitors is not None and not rests:
             self._taking_over = asyncio.Task(self._take_over(self._visitors), name="alloy-outbox-local")
 
+    def _claim_more(self) -> None:
+        """Take over the next part, once all of the last one is in the shared outbox."""
+        if self._more_to_claim and not self._returning:
+            self.take_over()
+
     async def _take_over(self, visitors: TakingOver) -> None:
         try:
             if not await self._outbox.renew():
@@ -341,24 +341,42 @@ class Fallback:
             self._line = deque(sorted([*self._behind, *self._line], key=lambda command: command.order))
             self._behind = []
         self._on_taken_over()
+        self._claim_more()
 
     async def _claim(self, visitors: TakingOver) -> None:
         """Take over as much as memory should hold; the rest follows once that is in the shared outbox."""
         self._more_to_claim = False
         self._left = frozenset(await self._outbox.abandoned())
+        await self._erase_refused(visitors)
         while consenting := await visitors.consenting(self._left):
             room = CLAIM - self._returning.total()
             if room <= 0:
                 self._more_to_claim = True
-                return
+                break
             claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
             self._let_wait(visitors.on_claimed(claimed, consenting))
             if not claimed:
                 break
-        for visitor in filter(visitors.has_declined, self._left):
-            await self.erase(visitor)
+        await self._erase_declined(visitors, self._left)
         # Last: from now on nothing new of theirs waits behind what came while they were being taken over.
-        self._left = self._left.difference(consenting)
+        if not self._more_to_claim:
+            self._left = self._left.difference(consenting)
+
+    async def _erase_refused(self, visitors: TakingOver) -> None:
+        """Erase what is here of those that an outbox has told of; they stay noted until nothing of theirs is here."""
+        if self._refused:
+            self._refused &= {*self._left, *(command.visitor.key for command in self._held.values())}
+            await self._erase_declined(visitors, [*self._refused], told=True)
+
+    async def _erase_declined(
+        self, visitors: TakingOver, some: Iterable[VisitorKey], *, told: bool = False
+    ) -> None:
+        """Erase what is here of those that have declined, once that has been read again."""
+        for visitor in some:
+            if told or visitors.has_declined(visitor, told):
+                await visitors.read_again(visitor)
+                if visitors.has_declined(visitor, told):
+                    await self.erase(visitor)
 
     def _let_wait(self, commands: Sequence[EventCommand]) -> None:
         """Let events wait that were left here; end those that have been refused meanwhile."""

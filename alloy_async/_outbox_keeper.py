@@ -486,15 +486,6 @@ class OutboxKeeper:
             _end_lost(command, refused=command.visitor.key in heard.refused)
         self._judge_held_back(heard.refused)
 
-    async def _erase_here(self, refused: Collection[VisitorKey]) -> None:
-        """Erase on this machine what was refused on others."""
-        if self._fallback is None:
-            return
-        try:
-            await self._fallback.erase_refused(refused)
-        except Exception as raised:  # noqa: BLE001 - as above
-            self._logger.warning("%s; it is erased when it is taken over", as_outbox_error("erase", raised))
-
     async def _enter(self) -> None:
         """Open the outbox, where it was down in the beginning."""
         if not self._is_entered:
@@ -528,7 +519,9 @@ class OutboxKeeper:
             await self._enter()
             async with self._order:
                 await self._outbox.renew()
-                await self._erase_here(self._apply(await self._outbox.changes(self._epoch)))
+                refused = self._apply(await self._outbox.changes(self._epoch))
+            if self._fallback is not None:
+                self._fallback.refused(refused)
             # What was turned away since the answer came is judged by the next one.
             self._stale = bool(self._held_back) or not self._outbox.may_send(self._epoch)
             if self._stale:  # it cannot tell: it is not asked again and again without a pause

@@ -20,7 +20,7 @@ from alloy_async import (
     _outbox_keeper,
 )
 from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
-from alloy_async.stores import MemoryStore
+from alloy_async.stores import MemoryStore, Preference
 from alloy_async.testing import ManualClock
 
 AGAIN = _outbox_keeper.AGAIN
@@ -801,7 +801,7 @@ async def test_much_that_was_left_comes_in_parts(world, edge, monkeypatch):
 
 
 async def test_much_that_was_left_does_not_fill_memory_while_the_shared_outbox_is_down(
-    world, edge, monkeypatch
+    world, edge, store, monkeypatch
 ):
     """However long that lasts, memory holds a part of it, and the rest comes when it is back."""
     monkeypatch.setattr(_fallback, "CLAIM", 4)
@@ -814,8 +814,11 @@ async def test_much_that_was_left_does_not_fill_memory_while_the_shared_outbox_i
     for _ in range(4):
         await world.pass_time(LEASE / 3)
     await left_by_another(world, "bert", "bert")
+    await store.save_preference(key_of("dora"), Preference("none", world.clock.time(), 4_000_000_000.0))
+    await left_by_another(world, "dora", "dora")
     await world.pass_time(LEASE / 3)
     assert second.statistics().queued == 4
+    assert max(world.stored_here()) == "bert"  # what was declined is erased nevertheless
     second.shared.down = False
     second.visitor("bert").event(type="new")
     for _ in range(5):
@@ -941,7 +944,14 @@ async def test_a_refusal_on_another_machine_is_heard_before_anything_moves(world
     assert world.stored_here() == []
 
 
-async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatch):
+async def refuse_elsewhere(world, store, name):
+    """Decline for a visitor on another machine."""
+    kept = await store.load_preference(key_of(name))
+    await store.save_preference(key_of(name), replace(kept, purposes="none", chosen_at=world.clock.time()))
+    await world.make_shared().erase(key_of(name))
+
+
+async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, store, monkeypatch):
     """And leaves what another process of this machine has, which hears of it itself."""
     alloy = await world.start()
     await alloy.visitor("anne").opt_in(purposes="all")
@@ -952,12 +962,83 @@ async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatc
     )
     monkeypatch.setattr(Local, "claiming", asyncio.get_running_loop().create_future())
     await left_by_another(world, "anne", "1")
-    elsewhere = world.make_shared()
-    await elsewhere.erase(key_of("anne"))
-    await elsewhere.erase(key_of("bert"))
+    await refuse_elsewhere(world, store, "anne")
+    await world.make_shared().erase(key_of("bert"))
     alloy._engine._keeper.look()
     await settle(50)
     assert world.stored_here() == ["living"]
+
+
+@pytest.mark.parametrize("end", ["none", "killed"])
+async def test_a_refusal_elsewhere_spares_what_another_process_has_after_a_new_yes(world, edge, store, end):
+    """It was stored on this machine by one that knew of the yes; also when that one has ended meanwhile."""
+    one, other = await world.start(), await world.start()
+    await one.visitor("anne").opt_in(purposes="all")
+    one.shared.down = other.shared.down = True
+    before = one.visitor("anne").event(type="before")
+    await settle()
+    world.clock.advance(0.1)
+    await refuse_elsewhere(world, store, "anne")
+    await other.visitor("anne").opt_in(purposes="all")
+    after = await other.visitor("anne").event(type="after", ack="stored")
+    if end == "killed":
+        world.here.workers[1].lease_until = 0.0
+        other._engine._keeper._call_off_timers()
+    one.shared.down = False
+    await world.pass_time(AGAIN - 0.1)
+    assert isinstance(before.exception(), ConsentDeclined)
+    if end == "none":
+        assert (world.stored_here(), edge.event_types) == ([after.event_id], [])
+        other.shared.down = False
+    await world.pass_time(LEASE / 3)
+    await world.pass_time()
+    assert (world.stored_here(), edge.event_types) == ([], ["after"])
+    other.shared.down = False
+    await world.pass_time()
+
+
+async def test_a_new_yes_elsewhere_is_read_before_anything_is_erased(world, edge):
+    """A refusal that this process still has in memory may have been lifted in another one, which has ended."""
+    one, other = await world.start(), await world.start()
+    await one.visitor("anne").opt_in(purposes="none")
+    world.clock.advance(0.1)
+    other.shared.down = True
+    await other.visitor("anne").opt_in(purposes="all")
+    await other.visitor("anne").event(type="after", ack="stored")
+    world.here.workers[1].lease_until = 0.0
+    other._engine._keeper._call_off_timers()
+    await world.pass_time(LEASE / 3)
+    await world.pass_time(LEASE / 3)
+    assert (world.stored_here(), edge.event_types) == ([], ["after"])
+    other.shared.down = False
+    await world.pass_time()
+
+
+async def test_forgetting_elsewhere_erases_what_nobody_has_here(world, store):
+    """Whose choice cannot be read is asked about again; nothing is erased of one who has not been forgotten."""
+    alloy = await world.start()
+    alloy.shared.full = True
+    for name in ("anne", "bert"):
+        await alloy.visitor(name).opt_in(purposes="all")
+        await left_by_another(world, name, name)
+    await store.forget(key_of("anne"))
+    reading = alloy._engine._household.store
+    load = reading.load_preference
+
+    async def fail(_):
+        raise OSError
+
+    reading.load_preference = fail
+    await world.make_shared().erase(key_of("anne"))
+    alloy._engine._keeper.look()
+    await settle(50)
+    assert sorted(world.stored_here()) == ["anne", "bert"]
+    reading.load_preference = load
+    for _ in range(3):
+        await world.pass_time(LEASE / 3)
+    assert world.stored_here() == ["bert"]
+    alloy.shared.full = False
+    await world.pass_time()
 
 
 async def test_what_is_turned_away_while_a_refusal_is_being_erased_here_goes_on(world, edge, monkeypatch):
