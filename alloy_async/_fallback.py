@@ -51,14 +51,15 @@ class TakingOver(NamedTuple):
     Attributes:
         consenting: given visitors, tells which of them consent now, with what ``on_claimed`` needs.
         read_again: reads what a visitor has chosen: what is known here may have been changed elsewhere.
-        has_declined: whether a visitor is known to have declined; with True, when an outbox has told of it, also whether
-            one is known to have been forgotten.
+        has_declined: whether a visitor is known to have declined.
+        holds: whether a refusal is known to hold still, of which an outbox has told.
         on_claimed: takes events, with what ``consenting`` has told, and returns them as commands.
     """
 
     consenting: Consenting
     read_again: Callable[[VisitorKey], Awaitable[object]]
-    has_declined: Callable[[VisitorKey, bool], bool]
+    has_declined: Callable[[VisitorKey], bool]
+    holds: Callable[[VisitorKey], bool]
     on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
 
 
@@ -357,26 +358,23 @@ class Fallback:
             self._let_wait(visitors.on_claimed(claimed, consenting))
             if not claimed:
                 break
-        await self._erase_declined(visitors, self._left)
+        for visitor in filter(visitors.has_declined, self._left):
+            await visitors.read_again(visitor)
+            if visitors.has_declined(visitor):
+                await self.erase(visitor)
         # Last: from now on nothing new of theirs waits behind what came while they were being taken over.
         if not self._more_to_claim:
             self._left = self._left.difference(consenting)
 
     async def _erase_refused(self, visitors: TakingOver) -> None:
         """Erase what is here of those that an outbox has told of; they stay noted until nothing of theirs is here."""
-        if self._refused:
-            self._refused &= {*self._left, *(command.visitor.key for command in self._held.values())}
-            await self._erase_declined(visitors, [*self._refused], told=True)
-
-    async def _erase_declined(
-        self, visitors: TakingOver, some: Iterable[VisitorKey], *, told: bool = False
-    ) -> None:
-        """Erase what is here of those that have declined, once that has been read again."""
-        for visitor in some:
-            if told or visitors.has_declined(visitor, told):
-                await visitors.read_again(visitor)
-                if visitors.has_declined(visitor, told):
-                    await self.erase(visitor)
+        if not self._refused:
+            return
+        self._refused &= {*self._left, *(command.visitor.key for command in self._held.values())}
+        for visitor in [*self._refused]:
+            await visitors.read_again(visitor)
+            if visitors.holds(visitor):
+                await self.erase(visitor)
 
     def _let_wait(self, commands: Sequence[EventCommand]) -> None:
         """Let events wait that were left here; end those that have been refused meanwhile."""

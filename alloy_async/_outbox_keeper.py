@@ -15,21 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from copy import copy
 from dataclasses import replace
 from itertools import groupby, islice
-from typing import Any
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, outbox_events
 from ._consent._rules import Verdict
 from ._expiry import Expiry
-from ._fallback import CLAIM, CLAIM_SIZE, ENDED, Consenting, Fallback, TakingOver, as_outbox_error
+from ._fallback import CLAIM, CLAIM_SIZE, ENDED, Fallback, TakingOver, as_outbox_error
 from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
-from .outbox.base import LEASE, Changes, Claimed, Outbox, Shelf, Stored, VisitorKey
+from .outbox.base import LEASE, Changes, Outbox, Shelf, Stored, VisitorKey
 
 __all__ = ["OutboxKeeper"]
 
@@ -100,6 +99,7 @@ class OutboxKeeper:
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._claiming: asyncio.Task[None] | None = None
+        self._erasing: asyncio.Task[None] | None = None
         self._lazy: Cancellable | None = None
         self._heart: Cancellable | None = None
         self._again: Cancellable | None = None
@@ -108,38 +108,34 @@ class OutboxKeeper:
         self._more_to_claim = False
         self._left: frozenset[VisitorKey] | None = None
         self._on_refused: Callable[[VisitorKey], object] = _nothing
-        self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
-        self._consenting: Consenting = _nobody
+        self._visitors: TakingOver | None = None
         self._on_entered: Callable[[], Awaitable[None]] = _nothing_to_read
 
     async def open(
         self,
         *,
-        consenting: Consenting,
-        on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]],
+        shared: TakingOver,
+        local: TakingOver,
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
         on_entered: Callable[[], Awaitable[None]],
-        local: TakingOver,
     ) -> None:
         """Begin work.
 
         Args:
-            consenting: given visitors, tells which of them consent now; only theirs is taken over. It notes the epochs of
-                their gates: a refusal in between is a refusal of what comes back.
-            on_claimed: takes events that dead workers, or an earlier start, have left, with what was noted, and returns
-                them as commands.
+            shared: what the outbox needs to know of visitors, to take over what dead workers, or an earlier start, have
+                left. ``consenting`` notes the epochs of their gates: a refusal in between is a refusal of what comes back.
+            local: what the fallback needs to know of them.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
             on_entered: reads the choices that are known again, where the outbox was down in the beginning, so that nobody
                 has heard who declined meanwhile.
-            local: what the fallback needs to know of visitors.
 
         Raises:
             OutboxError: the outbox cannot be used; where there is a fallback, that one cannot.
         """
-        self._consenting, self._on_claimed = consenting, on_claimed
+        self._visitors = shared
         self._on_refused, self._on_current, self._on_entered = on_refused, on_current, on_entered
         if self._fallback is not None:
             await self._fallback.open(
@@ -654,7 +650,9 @@ class OutboxKeeper:
                     await self._hand_over()
             else:
                 await self._expiry.look()
-                await self._take_over()
+                if self._visitors is not None:
+                    await self._take_over(self._visitors)
+                    self._start_erasing(self._visitors)
         except Exception as raised:  # noqa: BLE001 - as above
             error = as_outbox_error("read", raised)
             self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
@@ -663,30 +661,54 @@ class OutboxKeeper:
             self._claiming = None
         self._on_current()
 
-    async def _take_over(self) -> None:
+    async def _take_over(self, visitors: TakingOver) -> None:
         """Take over as much as memory should hold; the rest follows as these events end."""
         self._more_to_claim = False
         self._left = frozenset(await self._outbox.abandoned())
-        while visitors := await self._consenting(self._left):
+        while consenting := await visitors.consenting(self._left):
             room = CLAIM - self._returning  # not what is new here: that may wait for what is taken over
             if room <= 0:
                 self._more_to_claim = True
                 return
-            claimed = await self._outbox.claim(visitors.keys(), count=room, size=CLAIM_SIZE)
-            for command in self._on_claimed(claimed, visitors):
+            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
+            for command in visitors.on_claimed(claimed, consenting):
                 if command.key is not None:
                     self._hold(command, command.key)
             if not claimed:
-                self._left = self._left.difference(visitors)
+                self._left = self._left.difference(consenting)
                 break
+
+    def _start_erasing(self, visitors: TakingOver) -> None:
+        """Erase what dead workers have left of visitors that have declined: they were killed before they had erased it.
+
+        Beside taking over, which must not wait for it: there may be many, and each makes others look.
+        """
+        if self._erasing is None and any(map(visitors.has_declined, self._left or ())):
+            self._erasing = asyncio.Task(self._erase_left(visitors), name="alloy-outbox-erase")
+
+    async def _erase_left(self, visitors: TakingOver) -> None:
+        try:
+            for visitor in filter(visitors.has_declined, self._left or ()):
+                if visitor in (self._left or ()):  # as was seen last: another worker may have been faster
+                    await visitors.read_again(visitor)
+                    await self._erase_if_declined(visitors, visitor)
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._logger.warning("%s; what was refused is erased later", as_outbox_error("erase", raised))
+        finally:
+            self._erasing = None
+
+    async def _erase_if_declined(self, visitors: TakingOver, visitor: VisitorKey) -> None:
+        async with self._order:
+            if visitors.has_declined(visitor):  # a yes that was said meanwhile may have brought new events
+                self._note_erased(visitor, await self._outbox.erase(visitor))
 
     # The end
 
     async def finish(self) -> None:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
-        self._consenting = _nobody  # a look that is under way claims too, once it has come to its end
-        await cancel_all(task for task in [self._claiming] if task is not None)
+        self._visitors = None  # a look that is under way claims too, once it has come to its end
+        await cancel_all(task for task in (self._claiming, self._erasing) if task is not None)
         if self._fallback is not None:
             await self._fallback.finish()
         self._start_writing()
@@ -697,7 +719,8 @@ class OutboxKeeper:
         """Stop; what is kept is left to others."""
         self._open = False
         self._call_off_timers()
-        await cancel_all(task for task in (self._claiming, self._looking, self._writing) if task is not None)
+        tasks = (self._claiming, self._erasing, self._looking, self._writing)
+        await cancel_all(task for task in tasks if task is not None)
         try:
             if self._fallback is not None:
                 await self._fallback.aclose()  # first: a disk of this machine is the faster one
@@ -719,14 +742,6 @@ class OutboxKeeper:
 
 def _nothing(*_: object) -> None:
     """Hear of something before there is anybody to tell."""
-
-
-async def _nobody(_: Collection[VisitorKey]) -> Mapping[VisitorKey, Any]:
-    return {}
-
-
-def _no_commands(*_: object) -> list[EventCommand]:
-    return []
 
 
 async def _nothing_to_read() -> None:

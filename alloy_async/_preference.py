@@ -41,6 +41,7 @@ class PreferenceKeeper:
 
     Attributes:
         chosen_at: seconds since 1970 of the newest choice; 0 when none is known.
+        refused_at: seconds since 1970 of the newest refusal or forgetting that is known, also when a yes has followed.
         in_doubt: whether somebody else may have refused, so that a yes opens nothing before the store was read.
     """
 
@@ -66,6 +67,7 @@ class PreferenceKeeper:
         "_written_until",
         "chosen_at",
         "in_doubt",
+        "refused_at",
     )
 
     def __init__(
@@ -98,7 +100,7 @@ class PreferenceKeeper:
         self._retry_delay = FIRST_RETRY
         self._written_until = 0.0
         self._said_at = 0.0
-        self.chosen_at = 0.0
+        self.chosen_at = self.refused_at = 0.0
         self.in_doubt = False
 
     @property
@@ -168,6 +170,7 @@ class PreferenceKeeper:
         self._epoch = preference.epoch
         self.chosen_at = preference.chosen_at
         if preference.purposes == "none":
+            self.refused_at = preference.chosen_at
             self._refused_until = preference.expires_at
         # Where nobody is asked, nobody is asked again when a yes expires.
         lasts = preference.purposes == "all" and not self._asked
@@ -222,6 +225,8 @@ class PreferenceKeeper:
             future.reject(AlloyClosed("opt_in"))
 
     def _narrow(self, wish: Wish) -> None:
+        if wish != "all":
+            self.refused_at = self._said_at
         if wish == "none":
             self.chosen_at = self._said_at
             self._refused_until = self._clock.time() + self._max_age

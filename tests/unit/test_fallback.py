@@ -1001,6 +1001,7 @@ async def test_a_new_yes_elsewhere_is_read_before_anything_is_erased(world, edge
     """A refusal that this process still has in memory may have been lifted in another one, which has ended."""
     one, other = await world.start(), await world.start()
     await one.visitor("anne").opt_in(purposes="none")
+    await settle()
     world.clock.advance(0.1)
     other.shared.down = True
     await other.visitor("anne").opt_in(purposes="all")
