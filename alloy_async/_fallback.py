@@ -22,6 +22,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
+from itertools import filterfalse
 from typing import Any, NamedTuple, TypeAlias
 
 from ._clock import Clock
@@ -152,6 +153,14 @@ class Fallback:
         while self._line and len(taken) < count:
             command = self._line.popleft()
             (self._behind if self.is_behind(command) else taken).append(command)
+        return taken
+
+    def take_if(self, wanted: Callable[[EventCommand], bool]) -> list[EventCommand]:
+        """Take those events that are wanted, of all that wait here."""
+        taken = [*filter(wanted, self.waiting())]
+        if taken:
+            self._behind = [*filterfalse(wanted, self._behind)]
+            self._line = deque(filterfalse(wanted, self._line))
         return taken
 
     def give_back(self, commands: Sequence[EventCommand]) -> None:

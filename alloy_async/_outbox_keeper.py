@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from copy import copy
 from dataclasses import replace
-from itertools import groupby, islice
+from functools import partial
+from itertools import filterfalse, groupby, islice
+from typing import TYPE_CHECKING
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, outbox_events
@@ -29,6 +31,9 @@ from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
 from .outbox.base import LEASE, Changes, Outbox, Shelf, Stored, VisitorKey
+
+if TYPE_CHECKING:
+    from ._visitor import VisitorState
 
 __all__ = ["OutboxKeeper"]
 
@@ -289,12 +294,26 @@ class OutboxKeeper:
 
     def _wanted(self, gathered: list[EventCommand]) -> list[EventCommand]:
         """Return the events that are to be stored; what comes after something that is held back joins it."""
-        wanted = _consenting(gathered)
+        wanted, parked = _consenting(gathered)
+        if parked:
+            self._send_back_later_ones(parked)
         if self._held_back:
             held_back = {command.visitor for command in self._held_back}
             self._held_back += [command for command in wanted if command.visitor in held_back]
             wanted = [command for command in wanted if command.visitor not in held_back]
         return wanted
+
+    def _send_back_later_ones(self, parked: Mapping[VisitorState, int]) -> None:
+        """Send back to the gate what was called after events that were parked: it must not be written before them."""
+        is_later = partial(_is_later, parked)
+        later = [] if self._fallback is None else self._fallback.take_if(is_later)
+        later += filter(is_later, self._unwritten)
+        self._unwritten = [*filterfalse(is_later, self._unwritten)]
+        theirs: dict[VisitorState, list[EventCommand]] = {}
+        for command in later:
+            theirs.setdefault(command.visitor, []).append(command)
+        for visitor, commands in theirs.items():
+            visitor.gate.readmit(commands)
 
     async def _hand_over(self) -> None:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
@@ -769,16 +788,29 @@ def _end_lost(command: EventCommand, *, refused: bool) -> None:
         command.fail(OutboxError("keep", "shared by several workers", problem))
 
 
-def _consenting(gathered: list[EventCommand]) -> list[EventCommand]:
-    """Return the events that may be stored; those that have lost their consent meanwhile go back to the gate."""
+def _consenting(
+    gathered: list[EventCommand],
+) -> tuple[list[EventCommand], Mapping[VisitorState, int]]:
+    """Return the events that may be stored; those that have lost their consent meanwhile go back to the gate.
+
+    Also return whose events were parked there, each with the order of the first one.
+    """
     wanted: list[EventCommand] = []
+    parked: dict[VisitorState, int] = {}
     for (visitor, _), theirs in groupby(gathered, key=lambda command: (command.visitor, command.epoch)):
         waiting = [command for command in theirs if command.stage is not None]
-        if waiting and waiting[0].verdict() is Verdict.PASS:  # asked once for all of them
+        verdict = waiting[0].verdict() if waiting else Verdict.REFUSE  # asked once for all of them
+        if verdict is Verdict.PASS:
             wanted += waiting
-        else:
-            visitor.gate.readmit(waiting)
-    return wanted
+            continue
+        if verdict is Verdict.PARK:
+            parked.setdefault(visitor, waiting[0].order)
+        visitor.gate.readmit(waiting)
+    return wanted, parked
+
+
+def _is_later(parked: Mapping[VisitorState, int], command: EventCommand) -> bool:
+    return command.visitor in parked and command.order > parked[command.visitor]
 
 
 def _young_enough(group: list[EventCommand], too_old: float) -> list[EventCommand]:

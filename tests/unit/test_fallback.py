@@ -558,9 +558,9 @@ async def test_much_that_waits_for_what_is_taken_over_is_stored_in_groups(world,
     assert (sum(steps), max(steps)) == (10, 3)
 
 
-async def left_by_another(world, name, *types):
-    """Store events on this machine as a process that has ended."""
-    outbox = Local(world.here, clock=world.clock)
+async def left_by_another(world, name, *types, there=False):
+    """Store events on this machine, or in the shared outbox, as a process that has ended."""
+    outbox = world.make_shared() if there else Local(world.here, clock=world.clock)
     epoch = await outbox.open()
     bodies = [b'{"xdm":{"_id":"%s","eventType":"%s"}}' % (kind.encode(), kind.encode()) for kind in types]
     now = world.clock.time()
