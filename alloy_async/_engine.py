@@ -293,15 +293,21 @@ class Engine:
     async def _open_outbox(self) -> None:
         if self._keeper is not None:
             await self._keeper.open(
-                consenting=partial(self._consenting, self._silent),
-                on_claimed=self._recover,
+                shared=self._taking_over(self._silent, self._recover),
+                local=self._taking_over(self._silent_here, self._recover_here),
                 on_refused=self._refused_elsewhere,
                 on_current=self._outbox_is_current,
                 on_entered=self._read_again,
-                local=TakingOver(
-                    partial(self._consenting, self._silent_here), self._has_declined, self._recover_here
-                ),
             )
+
+    def _taking_over(self, silent: set[VisitorKey], recover: Callable[..., list[EventCommand]]) -> TakingOver:
+        return TakingOver(
+            consenting=partial(self._consenting, silent),
+            read_again=self._read_choice_again,
+            has_declined=self._has_declined,
+            holds=self._refusal_holds,
+            on_claimed=recover,
+        )
 
     def _outbox_is_current(self) -> None:
         self._courier.wake()
@@ -326,13 +332,30 @@ class Engine:
                 state = await self._read_choice(key)
             if state is not None and state.gate.is_opted_in:
                 consenting[key] = state, state.gate.epoch
-            elif state is None or state.knows_choice:  # is not asked about again, until they come
-                silent.add(key)
+            elif (state is None or state.knows_choice) and not self._has_declined(key):
+                silent.add(key)  # is not asked about again, until they come; what was declined is erased
         return consenting
 
     def _has_declined(self, key: VisitorKey) -> bool:
+        """Return whether a visitor is known to have declined."""
         state = self._find(key)
-        return state is not None and state.gate.purposes == "none"
+        return state is not None and state.knows_choice and state.gate.purposes == "none"
+
+    def _refusal_holds(self, key: VisitorKey) -> bool:
+        """Return whether a refusal, or a forgetting, of which an outbox has told is known to hold still.
+
+        Where nobody is asked, as in a relay, the outbox alone says it.
+        """
+        state = self._find(key)
+        is_known = state is not None and state.knows_choice and not state.gate.is_opted_in
+        return is_known or not self.settings.opt_in_enabled
+
+    async def _read_choice_again(self, key: VisitorKey) -> None:
+        """Read a choice that may be known here already, and wait until that has been tried."""
+        state = self._find(key)
+        if state is not None:
+            state.look_again()
+        await self._read_choice(key)
 
     async def _read_choice(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor with the choice that is kept; None for one of another instance."""

@@ -22,6 +22,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
+from itertools import filterfalse
 from typing import Any, NamedTuple, TypeAlias
 
 from ._clock import Clock
@@ -50,12 +51,16 @@ class TakingOver(NamedTuple):
 
     Attributes:
         consenting: given visitors, tells which of them consent now, with what ``on_claimed`` needs.
+        read_again: reads what a visitor has chosen: what is known here may have been changed elsewhere.
         has_declined: whether a visitor is known to have declined.
+        holds: whether a refusal is known to hold still, of which an outbox has told.
         on_claimed: takes events, with what ``consenting`` has told, and returns them as commands.
     """
 
     consenting: Consenting
+    read_again: Callable[[VisitorKey], Awaitable[object]]
     has_declined: Callable[[VisitorKey], bool]
+    holds: Callable[[VisitorKey], bool]
     on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
 
 
@@ -100,6 +105,7 @@ class Fallback:
         self._held: dict[int, EventCommand] = {}
         self._ended: list[int] = []
         self._left: frozenset[VisitorKey] = frozenset()
+        self._refused: set[VisitorKey] = set()
         self._returning: Counter[VisitorKey] = Counter()
         self._more_to_claim = False
         self._rests_until = 0.0
@@ -147,6 +153,14 @@ class Fallback:
         while self._line and len(taken) < count:
             command = self._line.popleft()
             (self._behind if self.is_behind(command) else taken).append(command)
+        return taken
+
+    def take_if(self, wanted: Callable[[EventCommand], bool]) -> list[EventCommand]:
+        """Take those events that are wanted, of all that wait here."""
+        taken = [*filter(wanted, self.waiting())]
+        if taken:
+            self._behind = [*filterfalse(wanted, self._behind)]
+            self._line = deque(filterfalse(wanted, self._line))
         return taken
 
     def give_back(self, commands: Sequence[EventCommand]) -> None:
@@ -240,22 +254,14 @@ class Fallback:
                 self._erased[visitor] = epoch
         self._detach([command for command in self._held.values() if command.visitor.key == visitor])
 
-    async def erase_refused(self, visitors: Collection[VisitorKey]) -> None:
-        """Erase what is this worker's, or nobody's, of visitors that declined on other machines.
+    def refused(self, visitors: Collection[VisitorKey]) -> None:
+        """Erase soon what is here of visitors that declined on other machines, unless they have consented again.
 
-        What other processes of this machine have is for them to erase, which hear of it too: of the same visitor they may
-        have what was called after a new yes.
-
-        Raises:
-            OutboxError: it could not be done.
+        That is read first: another process of this machine may have what was called after a new yes, or may have left it.
         """
         if visitors:
-            here = {
-                *(command.visitor.key for command in self._held.values()),
-                *await self._outbox.abandoned(),
-            }
-            for visitor in here.intersection(visitors):
-                await self.erase(visitor)
+            self._refused.update(visitors)
+            self.take_over()
 
     def is_current(self) -> bool:
         """Return whether this worker knows what others of this machine did; microseconds."""
@@ -303,8 +309,7 @@ class Fallback:
             self._returning[visitor] -= 1
             if not self._returning[visitor]:
                 del self._returning[visitor]
-        if self._more_to_claim and not self._returning:
-            self.take_over()
+        self._claim_more()
 
     def _detach(self, commands: Sequence[EventCommand]) -> None:
         """Take note that events were erased here with others of their visitor; those that may go on are stored anew."""
@@ -325,6 +330,11 @@ class Fallback:
         if self._taking_over is None and self._visitors is not None and not rests:
             self._taking_over = asyncio.Task(self._take_over(self._visitors), name="alloy-outbox-local")
 
+    def _claim_more(self) -> None:
+        """Take over the next part, once all of the last one is in the shared outbox."""
+        if self._more_to_claim and not self._returning:
+            self.take_over()
+
     async def _take_over(self, visitors: TakingOver) -> None:
         try:
             if not await self._outbox.renew():
@@ -341,23 +351,39 @@ class Fallback:
             self._line = deque(sorted([*self._behind, *self._line], key=lambda command: command.order))
             self._behind = []
         self._on_taken_over()
+        self._claim_more()
 
     async def _claim(self, visitors: TakingOver) -> None:
         """Take over as much as memory should hold; the rest follows once that is in the shared outbox."""
         self._more_to_claim = False
         self._left = frozenset(await self._outbox.abandoned())
+        await self._erase_refused(visitors)
         while consenting := await visitors.consenting(self._left):
-            claimed = await self._outbox.claim(consenting.keys(), count=CLAIM, size=CLAIM_SIZE)
+            room = CLAIM - self._returning.total()
+            if room <= 0:
+                self._more_to_claim = True
+                break
+            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
             self._let_wait(visitors.on_claimed(claimed, consenting))
             if not claimed:
                 break
-            if self._returning.total() >= CLAIM:
-                self._more_to_claim = True
-                return
         for visitor in filter(visitors.has_declined, self._left):
-            await self.erase(visitor)
+            await visitors.read_again(visitor)
+            if visitors.has_declined(visitor):
+                await self.erase(visitor)
         # Last: from now on nothing new of theirs waits behind what came while they were being taken over.
-        self._left = self._left.difference(consenting)
+        if not self._more_to_claim:
+            self._left = self._left.difference(consenting)
+
+    async def _erase_refused(self, visitors: TakingOver) -> None:
+        """Erase what is here of those that an outbox has told of; they stay noted until nothing of theirs is here."""
+        if not self._refused:
+            return
+        self._refused &= {*self._left, *(command.visitor.key for command in self._held.values())}
+        for visitor in [*self._refused]:
+            await visitors.read_again(visitor)
+            if visitors.holds(visitor):
+                await self.erase(visitor)
 
     def _let_wait(self, commands: Sequence[EventCommand]) -> None:
         """Let events wait that were left here; end those that have been refused meanwhile."""

@@ -15,21 +15,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from copy import copy
 from dataclasses import replace
-from itertools import groupby
-from typing import Any
+from functools import partial
+from itertools import filterfalse, groupby, islice
+from typing import TYPE_CHECKING
 
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, outbox_events
 from ._consent._rules import Verdict
 from ._expiry import Expiry
-from ._fallback import CLAIM, CLAIM_SIZE, Consenting, Fallback, TakingOver, as_outbox_error
+from ._fallback import CLAIM, CLAIM_SIZE, ENDED, Fallback, TakingOver, as_outbox_error
 from ._futures import cancel_all
 from ._ledger import Ledger
 from .errors import ConsentDeclined, OutboxError, OutboxFull
-from .outbox.base import LEASE, Changes, Claimed, Outbox, Shelf, Stored, VisitorKey
+from .outbox.base import LEASE, Changes, Outbox, Shelf, Stored, VisitorKey
+
+if TYPE_CHECKING:
+    from ._visitor import VisitorState
 
 __all__ = ["OutboxKeeper"]
 
@@ -90,14 +94,17 @@ class OutboxKeeper:
         # A refusal of our own must be known as ours before anybody reads that there was one.
         self._order = asyncio.Lock()
         self._unwritten: list[EventCommand] = []
+        self._clear_at = ENDED
         self._group: list[EventCommand] = []
         self._adrift: list[EventCommand] = []
         self._held_back: list[EventCommand] = []
         self._ended: list[int] = []
         self._mine: dict[int, EventCommand] = {}
+        self._returning = 0  # of these, how many were left by others or by an earlier start
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._claiming: asyncio.Task[None] | None = None
+        self._erasing: asyncio.Task[None] | None = None
         self._lazy: Cancellable | None = None
         self._heart: Cancellable | None = None
         self._again: Cancellable | None = None
@@ -106,38 +113,34 @@ class OutboxKeeper:
         self._more_to_claim = False
         self._left: frozenset[VisitorKey] | None = None
         self._on_refused: Callable[[VisitorKey], object] = _nothing
-        self._on_claimed: Callable[..., list[EventCommand]] = _no_commands
         self._on_current: Callable[[], object] = _nothing
-        self._consenting: Consenting = _nobody
+        self._visitors: TakingOver | None = None
         self._on_entered: Callable[[], Awaitable[None]] = _nothing_to_read
 
     async def open(
         self,
         *,
-        consenting: Consenting,
-        on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]],
+        shared: TakingOver,
+        local: TakingOver,
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
         on_entered: Callable[[], Awaitable[None]],
-        local: TakingOver,
     ) -> None:
         """Begin work.
 
         Args:
-            consenting: given visitors, tells which of them consent now; only theirs is taken over. It notes the epochs of
-                their gates: a refusal in between is a refusal of what comes back.
-            on_claimed: takes events that dead workers, or an earlier start, have left, with what was noted, and returns
-                them as commands.
+            shared: what the outbox needs to know of visitors, to take over what dead workers, or an earlier start, have
+                left. ``consenting`` notes the epochs of their gates: a refusal in between is a refusal of what comes back.
+            local: what the fallback needs to know of them.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
             on_entered: reads the choices that are known again, where the outbox was down in the beginning, so that nobody
                 has heard who declined meanwhile.
-            local: what the fallback needs to know of visitors.
 
         Raises:
             OutboxError: the outbox cannot be used; where there is a fallback, that one cannot.
         """
-        self._consenting, self._on_claimed = consenting, on_claimed
+        self._visitors = shared
         self._on_refused, self._on_current, self._on_entered = on_refused, on_current, on_entered
         if self._fallback is not None:
             await self._fallback.open(
@@ -194,6 +197,11 @@ class OutboxKeeper:
     def put(self, command: EventCommand) -> None:
         """Store an event soon; ``command.stored`` tells it when it is safe."""
         self._unwritten.append(command)
+        if (
+            len(self._unwritten) > self._clear_at
+        ):  # while nothing is written those that have ended gather behind others
+            self._unwritten = [waiting for waiting in self._unwritten if not waiting.ended]
+            self._clear_at = 2 * len(self._unwritten) + ENDED
         self._start_writing()
 
     def ended(self, command: EventCommand) -> None:
@@ -201,9 +209,9 @@ class OutboxKeeper:
         if self._fallback is not None:
             self._fallback.let_go(command)
         if command.key is not None and command.key != GONE:
-            self._ledger.stored -= self._mine.pop(command.key, None) is not None
+            self._drop(command.key)
             self._ended.append(command.key)
-            if self._more_to_claim and len(self._mine) < CLAIM:
+            if self._more_to_claim and self._returning <= CLAIM // 2:
                 self.claim()
         if self._lazy is None and self._open:
             self._lazy = self._clock.call_later(LAZY, self._write_ended)
@@ -212,6 +220,18 @@ class OutboxKeeper:
         """Return the events that are not in the outbox yet."""
         waiting = () if self._fallback is None else self._fallback.waiting()
         return [*self._adrift, *self._held_back, *self._group, *waiting, *self._unwritten]
+
+    def _hold(self, command: EventCommand, key: int) -> None:
+        self._mine[key] = command
+        self._ledger.stored += 1
+        self._returning += command.order < 0
+
+    def _drop(self, key: int) -> EventCommand | None:
+        command = self._mine.pop(key, None)
+        if command is not None:
+            self._ledger.stored -= 1
+            self._returning -= command.order < 0
+        return command
 
     def _write_ended(self) -> None:
         self._lazy = None
@@ -247,8 +267,7 @@ class OutboxKeeper:
             # A refusal that came meanwhile must be known before anybody may send these.
             await self._hear_here()
         except asyncio.CancelledError:
-            # It may still be carried out: what it held must neither be forgotten nor repeated.
-            self._adrift, self._group = self._adrift + group, []
+            self._set_adrift(group)
             self._ended = ended + self._ended
             raise
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
@@ -266,7 +285,8 @@ class OutboxKeeper:
         gathered: list[EventCommand] = []
         behind: list[EventCommand] = []
         if self._fallback is not None:
-            gathered, behind = self._fallback.take(GROUP), self._take_behind(self._fallback)
+            gathered = self._fallback.take(GROUP)
+            behind = self._take_behind(self._fallback, len(self._unwritten))
         room = GROUP - len(gathered)
         gathered += self._unwritten[:room]
         self._unwritten = behind + self._unwritten[room:]
@@ -274,12 +294,26 @@ class OutboxKeeper:
 
     def _wanted(self, gathered: list[EventCommand]) -> list[EventCommand]:
         """Return the events that are to be stored; what comes after something that is held back joins it."""
-        wanted = _consenting(gathered)
+        wanted, parked = _consenting(gathered)
+        if parked:
+            self._send_back_later_ones(parked)
         if self._held_back:
             held_back = {command.visitor for command in self._held_back}
             self._held_back += [command for command in wanted if command.visitor in held_back]
             wanted = [command for command in wanted if command.visitor not in held_back]
         return wanted
+
+    def _send_back_later_ones(self, parked: Mapping[VisitorState, int]) -> None:
+        """Send back to the gate what was called after events that were parked: it must not be written before them."""
+        is_later = partial(_is_later, parked)
+        later = [] if self._fallback is None else self._fallback.take_if(is_later)
+        later += filter(is_later, self._unwritten)
+        self._unwritten = [*filterfalse(is_later, self._unwritten)]
+        theirs: dict[VisitorState, list[EventCommand]] = {}
+        for command in later:
+            theirs.setdefault(command.visitor, []).append(command)
+        for visitor, commands in theirs.items():
+            visitor.gate.readmit(commands)
 
     async def _hand_over(self) -> None:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
@@ -324,8 +358,7 @@ class OutboxKeeper:
             self._ledger.stored += 1
             command.hand_over()
         else:
-            self._mine[key] = command
-            self._ledger.stored += 1
+            self._hold(command, key)
             command.stored()
 
     def _turned_away(self, command: EventCommand, stored: Stored) -> None:
@@ -352,6 +385,18 @@ class OutboxKeeper:
             return
         for command in group:
             command.fail(copy(error))
+
+    def _set_adrift(self, group: list[EventCommand]) -> None:
+        """Take note that the write of a group was cancelled, which may still be carried out.
+
+        Its events must neither be forgotten nor repeated. Those that are on this machine too are written again all the
+        same, as after a crash: in two places under one ``_id``. What is behind them waits for them, and must not for ever.
+        """
+        self._group = []
+        still_open = [command for command in group if not command.ended]
+        self._adrift += [command for command in still_open if command.local_key is None]
+        if self._fallback is not None:
+            self._fallback.give_back([command for command in still_open if command.local_key is not None])
 
     def _give_back(self, commands: list[EventCommand]) -> None:
         """Let events be written next, in their places, that were taken and not written."""
@@ -396,14 +441,15 @@ class OutboxKeeper:
         if self._is_down:
             gathered, self._unwritten = self._unwritten[:GROUP], self._unwritten[GROUP:]
             return gathered
-        return self._take_behind(fallback)
+        return self._take_behind(fallback, GROUP)
 
-    def _take_behind(self, fallback: Fallback) -> list[EventCommand]:
-        """Take what comes after something that is being taken over on this machine."""
+    def _take_behind(self, fallback: Fallback, count: int) -> list[EventCommand]:
+        """Take, in order, what comes after something that is being taken over on this machine."""
         if not fallback.left():
             return []
-        behind = [command for command in self._unwritten if fallback.is_behind(command)]
-        self._unwritten = [command for command in self._unwritten if not fallback.is_behind(command)]
+        behind = list(islice(filter(fallback.is_behind, self._unwritten), count))
+        taken = set(behind)
+        self._unwritten = [command for command in self._unwritten if command not in taken]
         return behind
 
     async def _store_group(self, fallback: Fallback, gathered: list[EventCommand]) -> None:
@@ -413,7 +459,7 @@ class OutboxKeeper:
         try:
             stored = await fallback.store(group)
         except asyncio.CancelledError:
-            self._adrift, self._group = self._adrift + group, []
+            self._set_adrift(group)
             raise
         except Exception as raised:  # noqa: BLE001 - as above
             self._group = []
@@ -455,15 +501,6 @@ class OutboxKeeper:
             _end_lost(command, refused=command.visitor.key in heard.refused)
         self._judge_held_back(heard.refused)
 
-    async def _erase_here(self, refused: Collection[VisitorKey]) -> None:
-        """Erase on this machine what was refused on others."""
-        if self._fallback is None:
-            return
-        try:
-            await self._fallback.erase_refused(refused)
-        except Exception as raised:  # noqa: BLE001 - as above
-            self._logger.warning("%s; it is erased when it is taken over", as_outbox_error("erase", raised))
-
     async def _enter(self) -> None:
         """Open the outbox, where it was down in the beginning."""
         if not self._is_entered:
@@ -497,7 +534,9 @@ class OutboxKeeper:
             await self._enter()
             async with self._order:
                 await self._outbox.renew()
-                await self._erase_here(self._apply(await self._outbox.changes(self._epoch)))
+                refused = self._apply(await self._outbox.changes(self._epoch))
+            if self._fallback is not None:
+                self._fallback.refused(refused)
             # What was turned away since the answer came is judged by the next one.
             self._stale = bool(self._held_back) or not self._outbox.may_send(self._epoch)
             if self._stale:  # it cannot tell: it is not asked again and again without a pause
@@ -526,9 +565,8 @@ class OutboxKeeper:
             self._on_refused(visitor)
         self._judge_held_back(refused)
         for key in changes.gone:
-            command = self._mine.pop(key, None)
+            command = self._drop(key)
             if command is not None:
-                self._ledger.stored -= 1
                 command.key = GONE
                 if command.visitor.key in changes.refused:
                     _end_lost(command, refused=True)
@@ -631,7 +669,9 @@ class OutboxKeeper:
                     await self._hand_over()
             else:
                 await self._expiry.look()
-                await self._take_over()
+                if self._visitors is not None:
+                    await self._take_over(self._visitors)
+                    self._start_erasing(self._visitors)
         except Exception as raised:  # noqa: BLE001 - as above
             error = as_outbox_error("read", raised)
             self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
@@ -640,30 +680,54 @@ class OutboxKeeper:
             self._claiming = None
         self._on_current()
 
-    async def _take_over(self) -> None:
+    async def _take_over(self, visitors: TakingOver) -> None:
         """Take over as much as memory should hold; the rest follows as these events end."""
         self._more_to_claim = False
         self._left = frozenset(await self._outbox.abandoned())
-        while visitors := await self._consenting(self._left):
-            claimed = await self._outbox.claim(visitors.keys(), count=CLAIM, size=CLAIM_SIZE)
-            for command in self._on_claimed(claimed, visitors):
-                if command.key is not None:
-                    self._mine[command.key] = command
-                    self._ledger.stored += 1
-            if not claimed:
-                self._left = self._left.difference(visitors)
-                break
-            if len(self._mine) >= CLAIM:
+        while consenting := await visitors.consenting(self._left):
+            room = CLAIM - self._returning  # not what is new here: that may wait for what is taken over
+            if room <= 0:
                 self._more_to_claim = True
                 return
+            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
+            for command in visitors.on_claimed(claimed, consenting):
+                if command.key is not None:
+                    self._hold(command, command.key)
+            if not claimed:
+                self._left = self._left.difference(consenting)
+                break
+
+    def _start_erasing(self, visitors: TakingOver) -> None:
+        """Erase what dead workers have left of visitors that have declined: they were killed before they had erased it.
+
+        Beside taking over, which must not wait for it: there may be many, and each makes others look.
+        """
+        if self._erasing is None and any(map(visitors.has_declined, self._left or ())):
+            self._erasing = asyncio.Task(self._erase_left(visitors), name="alloy-outbox-erase")
+
+    async def _erase_left(self, visitors: TakingOver) -> None:
+        try:
+            for visitor in filter(visitors.has_declined, self._left or ()):
+                if visitor in (self._left or ()):  # as was seen last: another worker may have been faster
+                    await visitors.read_again(visitor)
+                    await self._erase_if_declined(visitors, visitor)
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._logger.warning("%s; what was refused is erased later", as_outbox_error("erase", raised))
+        finally:
+            self._erasing = None
+
+    async def _erase_if_declined(self, visitors: TakingOver, visitor: VisitorKey) -> None:
+        async with self._order:
+            if visitors.has_declined(visitor):  # a yes that was said meanwhile may have brought new events
+                self._note_erased(visitor, await self._outbox.erase(visitor))
 
     # The end
 
     async def finish(self) -> None:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
-        self._consenting = _nobody  # a look that is under way claims too, once it has come to its end
-        await cancel_all(task for task in [self._claiming] if task is not None)
+        self._visitors = None  # a look that is under way claims too, once it has come to its end
+        await cancel_all(task for task in (self._claiming, self._erasing) if task is not None)
         if self._fallback is not None:
             await self._fallback.finish()
         self._start_writing()
@@ -674,7 +738,8 @@ class OutboxKeeper:
         """Stop; what is kept is left to others."""
         self._open = False
         self._call_off_timers()
-        await cancel_all(task for task in (self._claiming, self._looking, self._writing) if task is not None)
+        tasks = (self._claiming, self._erasing, self._looking, self._writing)
+        await cancel_all(task for task in tasks if task is not None)
         try:
             if self._fallback is not None:
                 await self._fallback.aclose()  # first: a disk of this machine is the faster one
@@ -696,14 +761,6 @@ class OutboxKeeper:
 
 def _nothing(*_: object) -> None:
     """Hear of something before there is anybody to tell."""
-
-
-async def _nobody(_: Collection[VisitorKey]) -> Mapping[VisitorKey, Any]:
-    return {}
-
-
-def _no_commands(*_: object) -> list[EventCommand]:
-    return []
 
 
 async def _nothing_to_read() -> None:
@@ -731,16 +788,29 @@ def _end_lost(command: EventCommand, *, refused: bool) -> None:
         command.fail(OutboxError("keep", "shared by several workers", problem))
 
 
-def _consenting(gathered: list[EventCommand]) -> list[EventCommand]:
-    """Return the events that may be stored; those that have lost their consent meanwhile go back to the gate."""
+def _consenting(
+    gathered: list[EventCommand],
+) -> tuple[list[EventCommand], Mapping[VisitorState, int]]:
+    """Return the events that may be stored; those that have lost their consent meanwhile go back to the gate.
+
+    Also return whose events were parked there, each with the order of the first one.
+    """
     wanted: list[EventCommand] = []
+    parked: dict[VisitorState, int] = {}
     for (visitor, _), theirs in groupby(gathered, key=lambda command: (command.visitor, command.epoch)):
         waiting = [command for command in theirs if command.stage is not None]
-        if waiting and waiting[0].verdict() is Verdict.PASS:  # asked once for all of them
+        verdict = waiting[0].verdict() if waiting else Verdict.REFUSE  # asked once for all of them
+        if verdict is Verdict.PASS:
             wanted += waiting
-        else:
-            visitor.gate.readmit(waiting)
-    return wanted
+            continue
+        if verdict is Verdict.PARK:
+            parked.setdefault(visitor, waiting[0].order)
+        visitor.gate.readmit(waiting)
+    return wanted, parked
+
+
+def _is_later(parked: Mapping[VisitorState, int], command: EventCommand) -> bool:
+    return command.visitor in parked and command.order > parked[command.visitor]
 
 
 def _young_enough(group: list[EventCommand], too_old: float) -> list[EventCommand]:

@@ -41,6 +41,7 @@ class PreferenceKeeper:
 
     Attributes:
         chosen_at: seconds since 1970 of the newest choice; 0 when none is known.
+        refused_at: seconds since 1970 of the newest refusal or forgetting that is known, also when a yes has followed.
         in_doubt: whether somebody else may have refused, so that a yes opens nothing before the store was read.
     """
 
@@ -66,6 +67,7 @@ class PreferenceKeeper:
         "_written_until",
         "chosen_at",
         "in_doubt",
+        "refused_at",
     )
 
     def __init__(
@@ -99,7 +101,7 @@ class PreferenceKeeper:
         self._retry_delay = FIRST_RETRY
         self._written_until = 0.0
         self._said_at = 0.0
-        self.chosen_at = 0.0
+        self.chosen_at = self.refused_at = 0.0
         self.in_doubt = False
 
     @property
@@ -173,6 +175,7 @@ class PreferenceKeeper:
         self._epoch = preference.epoch
         self.chosen_at = preference.chosen_at
         if preference.purposes == "none":
+            self.refused_at = preference.chosen_at
             self._refused_until = preference.expires_at
         else:
             self._written_until = preference.expires_at
@@ -230,6 +233,8 @@ class PreferenceKeeper:
             future.reject(AlloyClosed("opt_in"))
 
     def _narrow(self, wish: Wish) -> None:
+        if wish != "all":
+            self.refused_at = self._said_at
         if wish == "none":
             self.chosen_at = self._said_at
             self._refused_until = self._clock.time() + self._max_age

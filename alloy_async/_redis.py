@@ -41,6 +41,9 @@ AT_ONCE = 16
 _MOVES = 3
 """Nodes of a cluster that a call may be sent on to; more than one only while keys move."""
 
+_KEPT = 8
+"""Nodes of a cluster whose connections are kept, beside the first one: the keys of a link lie in one, or in a few."""
+
 _STEPS = 4
 """Steps in which calls wait for their turn."""
 
@@ -135,7 +138,8 @@ class _Client:
 
     def __init__(self, make_pool: Callable[..., ConnectionPool], timeout: float) -> None:
         self._make_pool = make_pool
-        self._nodes: dict[tuple[str, int], Redis] = {}
+        self._nodes: dict[tuple[str, int], Redis] = {}  # the one that was asked last at the end
+        self._let_go: dict[Redis, asyncio.Task[None]] = {}
         self._first = self.redis = self._connect()
         self._host: str = self._first.connection_pool.connection_kwargs.get("host", "localhost")
         self._timeout = timeout
@@ -168,15 +172,43 @@ class _Client:
 
         for _ in range(_MOVES):
             try:
-                return await work(self.redis)
+                return await self._ask(self.redis, work)
             except MovedError as moved:
                 self.redis = self._node(moved.host or self._host, moved.port)
-        return await work(self.redis)
+        return await self._ask(self.redis, work)
+
+    async def _ask(self, redis: Redis, work: Callable[[Redis], Awaitable[T]]) -> T:
+        """Do a call at a node, which is let go when it does not answer: it may have left the cluster."""
+        from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004, PLC0415 - an extra
+
+        try:
+            return await work(redis)
+        except (ConnectionError, TimeoutError, OSError, asyncio.CancelledError):
+            self._leave(redis)
+            raise
 
     def _node(self, host: str, port: int) -> Redis:
-        if (host, port) not in self._nodes:
-            self._nodes[host, port] = self._connect(host=host, port=port)
-        return self._nodes[host, port]
+        redis = self._nodes.pop((host, port), None) or self._connect(host=host, port=port)
+        self._nodes[host, port] = redis
+        if len(self._nodes) > _KEPT:
+            self._leave(next(iter(self._nodes.values())))
+        return redis
+
+    def _leave(self, redis: Redis) -> None:
+        """Close the connections to a node, but the first, once the calls have ended that may use them."""
+        others = {address: one for address, one in self._nodes.items() if one is not redis}
+        if len(others) < len(self._nodes):
+            self._nodes = others
+            self._let_go[redis] = asyncio.Task(
+                self._close_node(redis, {*self._calls}), name="alloy-redis-node"
+            )
+            self._let_go[redis].add_done_callback(_mark_seen)
+
+    async def _close_node(self, redis: Redis, calls: set[asyncio.Task[Any]]) -> None:
+        if calls:
+            await asyncio.wait(calls)
+        await redis.aclose(close_connection_pool=True)
+        del self._let_go[redis]
 
     def _connect(self, **node: Any) -> Redis:
         from redis.asyncio import Redis  # noqa: PLC0415 - an extra
@@ -186,7 +218,9 @@ class _Client:
     async def _close(self) -> None:
         if self._calls:
             await asyncio.wait(self._calls)
-        for redis in (self._first, *self._nodes.values()):
+        if self._let_go:
+            await asyncio.wait(self._let_go.values())
+        for redis in (self._first, *self._nodes.values(), *self._let_go):
             await redis.aclose(close_connection_pool=True)
 
 

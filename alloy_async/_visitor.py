@@ -577,7 +577,8 @@ class VisitorState:
             claimed: the event.
             epoch: the gate's when it was asked for; a refusal since then is a refusal of it.
             local: whether it lay in the outbox of this machine, which others cannot erase. Then one that is older than
-                the present choice is refused, since a refusal may have come between.
+                the present choice is refused, since a refusal may have come between. From an outbox that all share one is
+                refused that is older than a refusal that is known: whoever refused was killed before it was erased.
         """
         event = claimed.event
         command = EventCommand(
@@ -589,7 +590,8 @@ class VisitorState:
             called_at=self.clock.monotonic(),
             future=CommandFuture.make(self.failures),
         )
-        superseded = local and event.accepted_at < self.keeper.chosen_at - SAME_MOMENT
+        oldest = self.keeper.chosen_at if local else self.keeper.refused_at
+        superseded = event.accepted_at < oldest - SAME_MOMENT
         command.epoch = NEVER_SENT if superseded else epoch
         command.recover(claimed.key, age=self.clock.time() - event.accepted_at, local=local)
         return command

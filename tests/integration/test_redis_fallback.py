@@ -16,7 +16,8 @@ from processes import running
 from redis_server import redis_server
 
 from alloy_async import Alloy, ConsentDeclined, ConsentStoreError
-from alloy_async.outbox import VisitorKey
+from alloy_async._clock import SystemClock
+from alloy_async.outbox import LEASE, VisitorKey
 from alloy_async.outbox.redis import RedisOutbox
 from alloy_async.stores import Preference, SQLiteStore
 from alloy_async.testing import LoopbackEdge, RecordingEdge
@@ -443,3 +444,45 @@ async def test_closing_while_redis_is_away(server, options, caplog):
     assert (books.kept, books.open, books.accepted) == (2, 0, 2)
     assert any("2 are kept in the outbox for the next start" in line for line in caplog.messages)
     assert len(stored_here(options)) == 2
+
+
+async def test_a_process_that_is_killed_before_it_has_erased_what_was_refused(server, options, start):
+    """The refusal was kept, and Redis was down: whoever finds the events there erases them, and sends none."""
+    script = """
+    async def main():
+        alloy = Alloy()
+        await alloy.configure(**options)
+        for name in ("anne", "bert"):
+            await alloy.visitor(name).opt_in(purposes="all")
+            alloy.visitor(name).event(type=name)
+            await alloy.visitor(name).event(type=name, ack="stored")
+        say("ready")
+        await told()
+        refusing = alloy.visitor("anne").opt_in(purposes="none")
+        await asyncio.wait([refusing])
+        say(type(refusing.exception()).__name__)
+        await told()
+
+    logging.disable(logging.ERROR)
+    asyncio.run(main())
+    """
+    async with LoopbackEdge() as edge:
+        edge.hold()
+        async with running(script, options | {"endpoint": edge.url}) as process:
+            assert await process.hear() == "ready"
+            server.kill()
+            process.tell()
+            assert await process.hear() == "ConsentStoreError"
+            process.signal(signal.SIGKILL)
+            await process.end()
+    server.restart()
+    assert stored_there(server) == 4
+
+    class Later(SystemClock):
+        def time(self):
+            return super().time() + LEASE
+
+    edge = RecordingEdge()
+    await start(transport=edge, outbox=RedisOutbox(server.url, clock=Later()))
+    await until(lambda: stored_there(server) == 0)
+    assert edge.event_types == ["bert", "bert"]

@@ -295,6 +295,48 @@ async def test_what_loses_its_consent_while_another_group_is_written_is_not_stor
         late.cancel()
 
 
+async def test_what_waits_behind_what_loses_its_consent_does_not_overtake_it(
+    options, shelf, clock, edge, monkeypatch
+):
+    """A group goes back to the gate, and so does what is behind it; consent is there again before the next group."""
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 2)
+
+    class Watched(MemoryOutbox):
+        on_write = None
+
+        async def write(self, *arguments, **keywords):
+            if self.on_write is not None:
+                on_write, self.on_write = self.on_write, None
+                await on_write()
+            await settle(5)  # so that what is stored is sent before the next group is
+            return await super().write(*arguments, **keywords)
+
+    async with Alloy() as alloy:
+        outbox = Watched(shelf, clock=clock)
+        await alloy.configure(**options | {"outbox": outbox})
+        anne = alloy.visitor("anne")
+        await anne.opt_in(purposes="all")
+        await anne.event(type="first")
+        state = alloy._engine._find(KEY._replace(visitor="anne"))
+
+        async def lose_consent():
+            events.extend(anne.event(type=str(number)) for number in range(1, 6))
+            await settle()
+            state.gate.doubt()
+            outbox.on_write = find_consent
+
+        async def find_consent():
+            state.look_again()
+            await settle()
+
+        outbox.on_write = lose_consent
+        events = [anne.event(type="0")]
+        await events[0]
+        for event in events:
+            await event
+        assert edge.event_types == ["first", *map(str, range(6))]
+
+
 async def test_forgetting_leaves_nothing_that_a_later_yes_revives(options, shelf, clock, edge, store):
     """Killed in the middle of it, the process has left a refusal: the next start erases what is left."""
 

@@ -20,7 +20,7 @@ from alloy_async import (
     _outbox_keeper,
 )
 from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
-from alloy_async.stores import MemoryStore
+from alloy_async.stores import MemoryStore, Preference
 from alloy_async.testing import ManualClock
 
 AGAIN = _outbox_keeper.AGAIN
@@ -529,9 +529,38 @@ async def test_nothing_overtakes_what_is_being_taken_over(world, edge, relay, mo
         assert edge.event_types == ["bert", "1", "2", "3"]
 
 
-async def left_by_another(world, name, *types):
-    """Store events on this machine as a process that has ended."""
-    outbox = Local(world.here, clock=world.clock)
+async def test_much_that_waits_for_what_is_taken_over_is_stored_in_groups(world, edge, monkeypatch):
+    """No step takes longer than another, whatever has gathered, and the order stays."""
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 3)
+    claiming, steps = asyncio.get_running_loop().create_future(), []
+    monkeypatch.setattr(Local, "claiming", claiming)
+    alloy = await world.start()
+    anne, bert = (alloy.visitor(name) for name in ("anne", "bert"))
+    for visitor in (anne, bert):
+        await visitor.opt_in(purposes="all")
+    await left_by_another(world, "anne", "anne 0")
+    await world.pass_time(LEASE / 3)
+    write = world.local.write
+
+    async def count(events, ended, *, epoch):
+        steps.append(len(events))
+        return await write(events, ended, epoch=epoch)
+
+    world.local.write = count
+    for number in range(1, 11):
+        anne.event(type=f"anne {number}")
+        bert.event(type=f"bert {number}")
+    await settle(100)
+    claiming.set_result(None)
+    await settle(200)
+    assert edge.event_types[:10] == [f"bert {number}" for number in range(1, 11)]
+    assert edge.event_types[10:] == [f"anne {number}" for number in range(11)]
+    assert (sum(steps), max(steps)) == (10, 3)
+
+
+async def left_by_another(world, name, *types, there=False):
+    """Store events on this machine, or in the shared outbox, as a process that has ended."""
+    outbox = world.make_shared() if there else Local(world.here, clock=world.clock)
     epoch = await outbox.open()
     bodies = [b'{"xdm":{"_id":"%s","eventType":"%s"}}' % (kind.encode(), kind.encode()) for kind in types]
     now = world.clock.time()
@@ -720,6 +749,40 @@ async def test_a_crash_between_writing_and_erasing_stores_twice(world, edge):
     assert second.statistics().delivered == 2
 
 
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_write_that_somebody_cancels_is_done_again(world, edge, left, carried_out):
+    """What is stored here goes on from here, under its id; nothing waits behind it for ever."""
+    alloy = await world.start()
+    anne = alloy.visitor("anne")
+    await anne.opt_in(purposes="all")
+    if left:
+        await left_by_another(world, "anne", "1")
+    alloy.shared.down = True
+    if not left:
+        await anne.event(type="1", ack="stored")
+    await world.pass_time(LEASE / 3)
+    write, hanging = alloy.shared.write, asyncio.get_running_loop().create_future()
+
+    async def hang(events, ended, *, epoch):
+        if carried_out:
+            await write(events, ended, epoch=epoch)
+        await hanging
+
+    alloy.shared.write = hang
+    alloy.shared.down = False
+    await world.pass_time()
+    next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-outbox-write").cancel()
+    await settle()
+    del alloy.shared.write
+    flushed = alloy.flush()
+    anne.event(type="2")
+    await world.pass_time(LEASE / 3)
+    await world.pass_time()
+    assert edge.event_types == ["1", "2"]
+    assert (flushed.done(), world.stored_here()) == (True, [])
+
+
 async def test_much_that_was_left_comes_in_parts(world, edge, monkeypatch):
     """Memory holds a part of it; newer events wait until all of it is in the shared outbox."""
     first = await world.start()
@@ -735,6 +798,33 @@ async def test_much_that_was_left_comes_in_parts(world, edge, monkeypatch):
     for _ in range(5):
         await settle(200)
     assert edge.event_types == [*map(str, range(30)), "new"]
+
+
+async def test_much_that_was_left_does_not_fill_memory_while_the_shared_outbox_is_down(
+    world, edge, store, monkeypatch
+):
+    """However long that lasts, memory holds a part of it, and the rest comes when it is back."""
+    monkeypatch.setattr(_fallback, "CLAIM", 4)
+    first = await world.start()
+    for name in ("anne", "bert"):
+        await first.visitor(name).opt_in(purposes="all")
+    await world.kill(first)
+    second = await world.start(down=True)
+    await left_by_another(world, "anne", *map(str, range(20)))
+    for _ in range(4):
+        await world.pass_time(LEASE / 3)
+    await left_by_another(world, "bert", "bert")
+    await store.save_preference(key_of("dora"), Preference("none", world.clock.time(), 4_000_000_000.0))
+    await left_by_another(world, "dora", "dora")
+    await world.pass_time(LEASE / 3)
+    assert second.statistics().queued == 4
+    assert max(world.stored_here()) == "bert"  # what was declined is erased nevertheless
+    second.shared.down = False
+    second.visitor("bert").event(type="new")
+    for _ in range(5):
+        await world.pass_time()
+    assert [kind for kind in edge.event_types if "b" not in kind and kind != "new"] == [*map(str, range(20))]
+    assert edge.event_types.index("bert") < edge.event_types.index("new")
 
 
 async def test_only_what_may_be_sent_is_taken_over(world, store, edge):
@@ -854,7 +944,14 @@ async def test_a_refusal_on_another_machine_is_heard_before_anything_moves(world
     assert world.stored_here() == []
 
 
-async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatch):
+async def refuse_elsewhere(world, store, name):
+    """Decline for a visitor on another machine."""
+    kept = await store.load_preference(key_of(name))
+    await store.save_preference(key_of(name), replace(kept, purposes="none", chosen_at=world.clock.time()))
+    await world.make_shared().erase(key_of(name))
+
+
+async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, store, monkeypatch):
     """And leaves what another process of this machine has, which hears of it itself."""
     alloy = await world.start()
     await alloy.visitor("anne").opt_in(purposes="all")
@@ -865,12 +962,84 @@ async def test_a_refusal_elsewhere_erases_what_nobody_has_here(world, monkeypatc
     )
     monkeypatch.setattr(Local, "claiming", asyncio.get_running_loop().create_future())
     await left_by_another(world, "anne", "1")
-    elsewhere = world.make_shared()
-    await elsewhere.erase(key_of("anne"))
-    await elsewhere.erase(key_of("bert"))
+    await refuse_elsewhere(world, store, "anne")
+    await world.make_shared().erase(key_of("bert"))
     alloy._engine._keeper.look()
     await settle(50)
     assert world.stored_here() == ["living"]
+
+
+@pytest.mark.parametrize("end", ["none", "killed"])
+async def test_a_refusal_elsewhere_spares_what_another_process_has_after_a_new_yes(world, edge, store, end):
+    """It was stored on this machine by one that knew of the yes; also when that one has ended meanwhile."""
+    one, other = await world.start(), await world.start()
+    await one.visitor("anne").opt_in(purposes="all")
+    one.shared.down = other.shared.down = True
+    before = one.visitor("anne").event(type="before")
+    await settle()
+    world.clock.advance(0.1)
+    await refuse_elsewhere(world, store, "anne")
+    await other.visitor("anne").opt_in(purposes="all")
+    after = await other.visitor("anne").event(type="after", ack="stored")
+    if end == "killed":
+        world.here.workers[1].lease_until = 0.0
+        other._engine._keeper._call_off_timers()
+    one.shared.down = False
+    await world.pass_time(AGAIN - 0.1)
+    assert isinstance(before.exception(), ConsentDeclined)
+    if end == "none":
+        assert (world.stored_here(), edge.event_types) == ([after.event_id], [])
+        other.shared.down = False
+    await world.pass_time(LEASE / 3)
+    await world.pass_time()
+    assert (world.stored_here(), edge.event_types) == ([], ["after"])
+    other.shared.down = False
+    await world.pass_time()
+
+
+async def test_a_new_yes_elsewhere_is_read_before_anything_is_erased(world, edge):
+    """A refusal that this process still has in memory may have been lifted in another one, which has ended."""
+    one, other = await world.start(), await world.start()
+    await one.visitor("anne").opt_in(purposes="none")
+    await settle()
+    world.clock.advance(0.1)
+    other.shared.down = True
+    await other.visitor("anne").opt_in(purposes="all")
+    await other.visitor("anne").event(type="after", ack="stored")
+    world.here.workers[1].lease_until = 0.0
+    other._engine._keeper._call_off_timers()
+    await world.pass_time(LEASE / 3)
+    await world.pass_time(LEASE / 3)
+    assert (world.stored_here(), edge.event_types) == ([], ["after"])
+    other.shared.down = False
+    await world.pass_time()
+
+
+async def test_forgetting_elsewhere_erases_what_nobody_has_here(world, store):
+    """Whose choice cannot be read is asked about again; nothing is erased of one who has not been forgotten."""
+    alloy = await world.start()
+    alloy.shared.full = True
+    for name in ("anne", "bert"):
+        await alloy.visitor(name).opt_in(purposes="all")
+        await left_by_another(world, name, name)
+    await store.forget(key_of("anne"))
+    reading = alloy._engine._household.store
+    load = reading.load_preference
+
+    async def fail(_):
+        raise OSError
+
+    reading.load_preference = fail
+    await world.make_shared().erase(key_of("anne"))
+    alloy._engine._keeper.look()
+    await settle(50)
+    assert sorted(world.stored_here()) == ["anne", "bert"]
+    reading.load_preference = load
+    for _ in range(3):
+        await world.pass_time(LEASE / 3)
+    assert world.stored_here() == ["bert"]
+    alloy.shared.full = False
+    await world.pass_time()
 
 
 async def test_what_is_turned_away_while_a_refusal_is_being_erased_here_goes_on(world, edge, monkeypatch):

@@ -61,7 +61,8 @@ class Storm:
 
     async def leave(self, worker, _):
         self.number += 1
-        await left_by_another(self.world, self.chance.choice([*NAMES, "carl"]), f"left {self.number}")
+        name, there = self.chance.choice([*NAMES, "carl"]), self.chance.random() < 0.3
+        await left_by_another(self.world, name, f"left {self.number}", there=there)
         worker._engine._keeper.claim()
 
     async def wait(self, *_):

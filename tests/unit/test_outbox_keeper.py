@@ -17,7 +17,7 @@ from alloy_async import (
     _outbox_keeper,
 )
 from alloy_async.edge import EdgeResponse
-from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, VisitorKey
+from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
 from alloy_async.stores import Preference
 
 KEY = VisitorKey(IDS["ims_org_id"], IDS["config_id"])
@@ -203,6 +203,33 @@ async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monk
     await second.aclose()
 
 
+async def test_a_large_backlog_does_not_fill_memory(options, shelf, clock, edge, monkeypatch):
+    """However long the edge does not answer; and what others leave meanwhile is not held up by what is new here."""
+    monkeypatch.setattr(_outbox_keeper, "CLAIM", 4)
+    first = await another(options, shelf, clock)
+    await first.opt_in(purposes="all")
+    edge.hold()
+    for number in range(20):
+        first.event(type=str(number))
+    await settle()
+    await closed(first, clock)
+    edge.release()
+    edge.requests.clear()
+    edge.hold()
+    second = await another(options, shelf, clock)
+    new = [second.event(type=f"new {number}") for number in range(6)]
+    for _ in range(4):
+        await settle()
+        clock.advance(LEASE / 3)
+    await settle()
+    assert second.statistics().recovered == 4
+    edge.release()
+    for event in new:
+        await event
+    assert edge.event_types == [*map(str, range(20)), *(f"new {number}" for number in range(6))]
+    await second.aclose()
+
+
 async def test_events_of_a_dead_worker_are_taken_over(options, shelf, clock, edge):
     """A worker that no longer renews its lease counts as dead; a living one keeps what is its own."""
     edge.hold()
@@ -334,6 +361,148 @@ async def test_what_was_refused_is_erased_by_the_next_start(options, shelf, cloc
     await settle()
     assert shelf.events == 0
     await second.aclose()
+
+
+class Erasing(MemoryOutbox):
+    """Counts whom it erases, waits before it does, and fails as told."""
+
+    erasing = None
+    failing = False
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.erased = []
+
+    async def erase(self, visitor):
+        if self.failing:
+            raise OutboxError("erase", "the test's outbox", "the disk is full.")
+        self.erased.append(visitor.visitor)
+        if self.erasing is not None:
+            await asyncio.shield(self.erasing)
+        return await super().erase(visitor)
+
+
+def key_of(name):
+    return KEY._replace(visitor=name)
+
+
+async def left_by_a_dead_worker(shelf, clock, *names):
+    worker = MemoryOutbox(shelf, clock=clock)
+    epoch = await worker.open()
+    rows = [
+        OutboxEvent(
+            key_of(name), name, b'{"xdm":{"eventType":"%s"}}' % name.encode(), False, False, clock.time()
+        )
+        for name in names
+    ]
+    await worker.write(rows, [], epoch=epoch)
+    await worker.aclose()
+
+
+async def choose(store, clock, purposes, *names):
+    for name in names:
+        await store.save_preference(key_of(name), Preference(purposes, clock.time(), clock.time() + 1e6))
+
+
+def visitors_of(shelf):
+    return sorted(event.visitor.visitor for worker in shelf.workers for event in worker.events.values())
+
+
+async def test_what_visitors_refused_is_erased_by_whoever_finds_it(options, shelf, clock, edge, store):
+    """Whoever was killed between writing refusals and erasing the events; each is erased once, of whom nobody knows it stays."""
+    await choose(store, clock, "none", "anne", "bert")
+    await choose(store, clock, "all", "carl")
+    await left_by_a_dead_worker(shelf, clock, "anne", "carl", "bert", "anne", "dora")
+    outbox = Erasing(shelf, clock=clock)
+    alloy = await another(options, shelf, clock, outbox=outbox)
+    for _ in range(3):
+        await settle()
+        clock.advance(LEASE / 3)
+    await settle()
+    assert (visitors_of(shelf), edge.event_types) == (["dora"], ["carl"])
+    assert sorted(outbox.erased) == ["anne", "bert"]
+    assert alloy.statistics().recovered == 1
+    await alloy.aclose()
+
+
+async def test_erasing_what_was_refused_holds_up_nobody(options, shelf, clock, edge, store):
+    """Others are taken over and the lease is renewed meanwhile, and closing does not wait for it."""
+    await choose(store, clock, "none", "anne")
+    await choose(store, clock, "all", "bert")
+    await left_by_a_dead_worker(shelf, clock, "anne")
+    outbox = Erasing(shelf, clock=clock)
+    outbox.erasing = asyncio.get_running_loop().create_future()
+    alloy = await another(options, shelf, clock, outbox=outbox)
+    await settle()
+    await left_by_a_dead_worker(shelf, clock, "bert")
+    for _ in range(6):
+        clock.advance(LEASE / 3)
+        await settle()
+    assert (outbox.erased, edge.event_types) == (["anne"], ["bert"])
+    assert outbox._worker.lease_until > clock.time()
+    await alloy.aclose()
+    outbox.erasing.cancel()
+
+
+async def test_what_was_refused_and_could_not_be_erased_is_erased_later(options, shelf, clock, store, caplog):
+    """With a line in the log until it can be."""
+    await choose(store, clock, "none", "anne")
+    await left_by_a_dead_worker(shelf, clock, "anne")
+    outbox = Erasing(shelf, clock=clock)
+    outbox.failing = True
+    alloy = await another(options, shelf, clock, outbox=outbox)
+    await settle()
+    assert visitors_of(shelf) == ["anne"]
+    assert any("the disk is full.; what was refused is erased later" in line for line in caplog.messages)
+    outbox.failing = False
+    clock.advance(LEASE / 3)
+    await settle()
+    assert visitors_of(shelf) == []
+    await alloy.aclose()
+
+
+async def test_a_refusal_that_was_lifted_elsewhere_erases_nothing(options, shelf, clock, edge, store):
+    """What a process has in memory may be out of date: the choice is read again before anything is erased."""
+    outbox = Erasing(shelf, clock=clock)
+    alloy = await another(options, shelf, clock, outbox=outbox)
+    await alloy.visitor("anne").opt_in(purposes="none")
+    await settle()
+    clock.advance(0.1)
+    await choose(store, clock, "all", "anne")
+    await left_by_a_dead_worker(shelf, clock, "anne")
+    for _ in range(2):
+        clock.advance(LEASE / 3)
+        await settle()
+    assert (outbox.erased, edge.event_types) == (["anne"], ["anne"])  # once, by the refusal itself
+    await alloy.aclose()
+
+
+async def test_a_new_yes_while_what_was_refused_waits_to_be_erased(options, shelf, clock, edge, store):
+    """Nothing is erased any more: it would be what came after the yes. What came before the refusal is not sent."""
+    outbox = Erasing(shelf, clock=clock)
+    alloy = await another(options, shelf, clock, outbox=outbox)
+    await settle()
+    erasing = outbox.erasing = asyncio.get_running_loop().create_future()
+    refused = alloy.visitor("carl").opt_in(purposes="none")
+    await settle()
+    await left_by_a_dead_worker(shelf, clock, "anne")
+    clock.advance(LEASE / 3)
+    await choose(store, clock, "none", "anne")
+    await settle()
+    edge.hold()
+    anne = alloy.visitor("anne")
+    await anne.opt_in(purposes="all")
+    event = await anne.event(type="after", ack="stored")
+    erasing.set_result(None)
+    await refused
+    await settle()
+    assert outbox.erased == ["carl"]
+    assert event.event_id in [row.event_id for worker in shelf.workers for row in worker.events.values()]
+    edge.release()
+    clock.advance(LEASE / 3)
+    await settle()
+    assert (edge.event_types, alloy.statistics().refused, outbox.erased) == (["after"], 1, ["carl"])
+    await alloy.aclose()
 
 
 async def test_an_outbox_that_cannot_be_opened_fails_configure(options, clock):

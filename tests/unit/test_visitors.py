@@ -19,6 +19,7 @@ from alloy_async import (
     OutboxError,
     ParkingFull,
     StillParked,
+    _outbox_keeper,
 )
 from alloy_async.edge import EdgeResponse
 from alloy_async.outbox.memory import MemoryOutbox, MemoryShelf
@@ -666,6 +667,29 @@ async def test_an_outbox_that_is_down(options, clock, edge, choice):
         await settle()
         assert edge.event_types == ["anne 1", "anne 2"]
         assert {type(event.exception()) for event in events[1::2]} == {ConsentDeclined}
+
+
+async def test_what_was_cancelled_while_the_outbox_is_down_takes_no_memory(options, clock, monkeypatch):
+    """However many callers lose patience, behind more than one group of those that go on waiting."""
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 3)
+    monkeypatch.setattr(_outbox_keeper, "ENDED", 10)
+    outbox = OutboxThatComesAndGoes(clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "when_outbox_fails": "wait"})
+        anne = alloy.visitor("anne", purposes="all")
+        waiting = [anne.event(type=str(number)) for number in range(5)]
+        await settle()
+        for _ in range(100):
+            event = anne.event()
+            await settle(3)
+            event.cancel()
+        await settle()
+        held = len(alloy._engine._keeper.unwritten())
+        outbox.down = False
+        clock.advance(1)
+        await asyncio.gather(*waiting)
+        assert held < 25
+        assert (alloy.statistics().delivered, alloy.statistics().cancelled) == (5, 100)
 
 
 async def test_nothing_waits_for_an_outbox_without_end(options, clock, edge):
