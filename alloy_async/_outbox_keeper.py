@@ -427,7 +427,7 @@ class OutboxKeeper:
         if self._fallback is None:
             return
         if self._is_down:
-            problem = OutboxError("write", "that is shared", "it could not be written for delivery_timeout.")
+            problem = OutboxError("write", "of this instance", "it could not be written for delivery_timeout.")
             self._fallback.end_too_old(problem, self._clock.monotonic() - self._lifetime)
         while gathered := self._gathered_for(self._fallback):
             await self._store_group(self._fallback, gathered)
@@ -818,6 +818,6 @@ def _young_enough(group: list[EventCommand], too_old: float) -> list[EventComman
     for command in group:
         if command.released_at <= too_old and not command.ended:
             command.fail(
-                OutboxError("write events in", "the outbox", "it could not be written for delivery_timeout.")
+                OutboxError("write", "of this instance", "it could not be written for delivery_timeout.")
             )
     return [command for command in group if not command.ended]

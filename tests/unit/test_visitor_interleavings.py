@@ -900,7 +900,7 @@ async def test_what_was_withdrawn_is_not_left_to_a_relay(options, clock, edge):
 
         async def write(self, events, ended, *, epoch):
             if self.busy and not events:
-                raise OutboxError("write events in", "the outbox", "it is busy.")
+                raise OutboxError("write", "of the test", "it is busy.")
             stored = await super().write(events, ended, epoch=epoch)
             if gates:
                 await gates.pop()

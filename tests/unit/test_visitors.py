@@ -640,7 +640,7 @@ class OutboxThatComesAndGoes(MemoryOutbox):
 
     async def write(self, events, ended, *, epoch):
         if self.down:
-            raise OutboxError("write events in", "the outbox", "it is down.")
+            raise OutboxError("write", "of the test", "it is down.")
         return await super().write(events, ended, epoch=epoch)
 
 
