@@ -427,7 +427,9 @@ class OutboxKeeper:
         if self._fallback is None:
             return
         if self._is_down:
-            problem = OutboxError("write", "of this instance", "it could not be written for delivery_timeout.")
+            problem = OutboxError(
+                "write", "of this instance", "it could not be written for delivery_timeout."
+            )
             self._fallback.end_too_old(problem, self._clock.monotonic() - self._lifetime)
         while gathered := self._gathered_for(self._fallback):
             await self._store_group(self._fallback, gathered)

@@ -56,7 +56,7 @@ class Visitors:
         if state is not None:
             self._kept.move_to_end(name)
         else:
-            state = self._kept[name] = self._let_go.pop(name, None) or self._make(key)
+            state = self._kept[name] = self._come_back(name) or self._make(key)
         state.used_at = now
         self._make_room(now)
         return state
@@ -76,6 +76,12 @@ class Visitors:
     def __len__(self) -> int:
         """Return how many states there are."""
         return len(self._kept) + len(self._let_go)
+
+    def _come_back(self, name: str) -> VisitorState | None:
+        state = self._let_go.get(name)
+        if state is not None:
+            del self._let_go[name]
+        return state
 
     def _make_room(self, now: float) -> None:
         for _ in range(LET_GO_AT_ONCE):
