@@ -22,8 +22,8 @@ from alloy_async import (
     InvalidCommand,
     ParkingFull,
     _courier,
+    _departures,
     _slices,
-    _visitor,
 )
 from alloy_async._consent import _opt_in
 from alloy_async.outbox import LEASE
@@ -59,7 +59,7 @@ class Promises(RuleBasedStateMachine):
         self.mortals: dict[str, list[Mortal]] = {}
 
     def cut_slices(self, size: int) -> None:
-        for module in (_slices, _opt_in, _courier, _visitor):
+        for module in (_slices, _opt_in, _courier, _departures):
             module.SLICE = size
 
     def run(self, coroutine):

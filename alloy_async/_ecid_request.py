@@ -1,0 +1,118 @@
+"""Asking the edge for a visitor's ECID, once for everybody who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from copy import copy
+
+from ._consent._opt_in import OptInState
+from ._consent._rules import Verdict
+from ._futures import CommandFuture
+from ._household import Household
+from ._identity_keeper import IdentityKeeper
+from .edge.transport import Withdrawn
+from .errors import AlloyError, EdgeError
+
+__all__ = ["EcidRequest"]
+
+
+class EcidRequest:
+    """Asks until nobody waits any more; made when somebody does, and gone then.
+
+    Args:
+        household: what all visitors share.
+        gate: the visitor's gate.
+        identity_keeper: has, and gets, what is known of the visitor's identity.
+        wait_again: takes a future back to the gate, whose consent has expired meanwhile.
+        on_end: called when nobody waits any more.
+
+    Attributes:
+        task: what asks; None while nothing does.
+    """
+
+    __slots__ = ("_gate", "_household", "_identity_keeper", "_on_end", "_wait_again", "_wanted", "task")
+
+    def __init__(
+        self,
+        household: Household,
+        gate: OptInState,
+        identity_keeper: IdentityKeeper,
+        *,
+        wait_again: Callable[[CommandFuture[str]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._household = household
+        self._gate = gate
+        self._identity_keeper = identity_keeper
+        self._wait_again = wait_again
+        self._on_end = on_end
+        self._wanted: list[CommandFuture[str]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def add(self, future: CommandFuture[str]) -> None:
+        """End a future with the ECID."""
+        self._wanted = [*self._wanted, future]
+        if self.task is None:
+            self.task = self._household.own(self._acquire(), "alloy-ecid")
+
+    def reject(self, error: AlloyError) -> None:
+        """End everything that waits now with an error; what comes after that is asked for."""
+        wanted, self._wanted = self._wanted, []
+        for future in wanted:
+            future.reject(copy(error))
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if self.task is None and not self._wanted:
+            self._on_end()
+
+    async def _acquire(self) -> None:
+        try:
+            while self._wanted:
+                epoch, wanted = self._gate.epoch, self._wanted
+                error = await self._ask()
+                if epoch == self._gate.epoch:  # otherwise those were refused, and others may wait now
+                    self._wanted = []
+                    self._tell(wanted, error)
+        finally:
+            self.task = None
+            self._end_if_idle()  # otherwise it was cancelled by somebody else, and whoever comes next asks again
+
+    def _tell(self, wanted: list[CommandFuture[str]], error: AlloyError | None) -> None:
+        """End what waits; where consent has expired meanwhile, it waits for consent again."""
+        ecid = self._identity_keeper.identity.ecid
+        for future in wanted:
+            if ecid is not None:
+                future.resolve(ecid)
+            elif not self._gate.is_opted_in:
+                self._wait_again(future)
+            else:
+                future.reject(
+                    copy(error) if error is not None else EdgeError(200, title="the answer names no ECID")
+                )
+
+    async def _ask(self) -> AlloyError | None:
+        """Ask the edge once; return what went wrong, or None, also when consent went away."""
+        epoch = self._gate.epoch
+
+        def may_start() -> bool:
+            return self._gate.verdict(epoch) is Verdict.PASS
+
+        identity, household = self._identity_keeper.identity, self._household
+        try:
+            await self._identity_keeper.ensure()
+            if identity.ecid is None and may_start():
+                hint = identity.hint(household.clock.monotonic())
+                reply = await household.courier.edge.acquire(
+                    identity.identity_map(), hint=hint, may_start=may_start
+                )
+                if may_start():
+                    self._identity_keeper.learn(reply)
+        except Withdrawn:
+            return None
+        except AlloyError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a future pending
+            return AlloyError(f"internal error ({type(error).__name__}); please report it")
+        return None
