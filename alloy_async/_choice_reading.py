@@ -21,7 +21,7 @@ READ_AGAIN = 1.0
 """Seconds after which a choice is read again that could not be read."""
 
 
-class Chooser(Protocol):
+class ChoosingVisitor(Protocol):
     """A visitor as the reading sees it."""
 
     gate: OptInState
@@ -37,7 +37,7 @@ class Chooser(Protocol):
         """Take note that the store could not say anything."""
 
     def end_reading(self) -> None:
-        """Let the reading go."""
+        """Let the reading go: it has succeeded, or is not tried again."""
 
     def hear_yes(self, seen_at: float | None) -> None:
         """Take what the visitor's browser has said meanwhile."""
@@ -56,7 +56,7 @@ class ChoiceReading:
 
     __slots__ = ("_curious", "_doubt", "_household", "_retry", "_stale", "_visitor", "_yes", "task")
 
-    def __init__(self, visitor: Chooser, household: Household) -> None:
+    def __init__(self, visitor: ChoosingVisitor, household: Household) -> None:
         self._visitor = visitor
         self._household = household
         self._doubt: bool | None = False
@@ -65,6 +65,11 @@ class ChoiceReading:
         self._curious: tuple[CommandFuture[Purposes], ...] = ()
         self._retry: Cancellable | None = None
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is read, now or later: the instance is closed."""
+        return self.task is None and self._retry is None
 
     def start(self) -> None:
         """Begin to read, unless that has begun."""
@@ -166,6 +171,8 @@ class ChoiceReading:
             self._doubt = None  # what came before has been refused; what comes now waits
         if self._household.is_open:
             self._retry = self._household.clock.call_later(READ_AGAIN, self._visitor.recall_choice)
+        else:
+            self._visitor.end_reading()
 
     def _reject(self, error: AlloyError) -> None:
         curious, self._curious = self._curious, ()

@@ -485,7 +485,7 @@ class Courier:
                 command.deliver(result)
         head = batch.head
         if head.needs_answer and not head.names_person and head.verdict() is Verdict.PASS:
-            head.visitor.identity_keeper.learn(reply)
+            head.visitor.learn(reply)
             if head.client_state is not None:
                 head.client_state.learn(reply)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ._commands import EventCommand
 from ._consent._opt_in import OptInState
@@ -16,6 +15,19 @@ from ._identity_keeper import IdentityKeeper
 from ._slices import SLICE
 
 __all__ = ["Departures"]
+
+
+class DepartingVisitor(Protocol):
+    """A visitor as their departures see it."""
+
+    gate: OptInState
+    identity_keeper: IdentityKeeper
+
+    def apply_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
+        """Add customer ids to what later events carry."""
+
+    def end_departures(self) -> None:
+        """Let the departures go: nothing waits any more."""
 
 
 class _CustomerIds(NamedTuple):
@@ -32,29 +44,18 @@ class Departures:
     Made when something waits, and gone when nothing does: an empty one takes as much as all the rest of a visitor.
 
     Args:
+        visitor: whose events they are.
         household: what all visitors share.
-        gate: the visitor's gate; what has lost its consent goes back there.
-        identity_keeper: has the visitor's identity.
-        on_end: called when nothing waits any more.
 
     Attributes:
         task: what brings them; None while nothing does.
     """
 
-    __slots__ = ("_gate", "_household", "_identity_keeper", "_leaving", "_on_end", "_waiting", "task")
+    __slots__ = ("_household", "_leaving", "_visitor", "_waiting", "task")
 
-    def __init__(
-        self,
-        household: Household,
-        gate: OptInState,
-        identity_keeper: IdentityKeeper,
-        *,
-        on_end: Callable[[], None],
-    ) -> None:
+    def __init__(self, visitor: DepartingVisitor, household: Household) -> None:
+        self._visitor = visitor
         self._household = household
-        self._gate = gate
-        self._identity_keeper = identity_keeper
-        self._on_end = on_end
         self._waiting: deque[EventCommand | _CustomerIds] = deque()
         self._leaving: EventCommand | _CustomerIds | None = None
         self.task: asyncio.Task[None] | None = None
@@ -71,7 +72,7 @@ class Departures:
         """Take customer ids; what waits already goes without them."""
         last = self._waiting[-1] if self._waiting else self._leaving
         order = 0 if last is None else last.order
-        self._waiting.append(_CustomerIds(order, self._gate.epoch, customer_ids))
+        self._waiting.append(_CustomerIds(order, self._visitor.gate.epoch, customer_ids))
         self.go_on()
 
     def go_on(self) -> None:
@@ -96,12 +97,12 @@ class Departures:
 
     def _end_if_idle(self) -> None:
         if self.task is None and not self._waiting:
-            self._on_end()
+            self._visitor.end_departures()
 
     async def _depart(self) -> None:
         """Bring waiting events to the courier; runs while there are any."""
         try:
-            await self._identity_keeper.ensure()
+            await self._visitor.identity_keeper.ensure()
             count = 0
             while self._waiting:
                 self._leaving = self._waiting.popleft()
@@ -123,7 +124,7 @@ class Departures:
     async def _depart_one(self, command: EventCommand) -> None:
         if not self._may_go_on(command):
             return
-        household = self._household
+        household, keeper = self._household, self._visitor.identity_keeper
         if household.event_filter is not None:
             await filter_event(
                 household.event_filter,
@@ -133,9 +134,9 @@ class Departures:
             )
             if not self._may_go_on(command):
                 return
-        if self._identity_keeper.identity.fpid is None:  # erased while the filter ran, and consented to again
-            await self._identity_keeper.ensure()
-        if self._may_go_on(command) and self._identity_keeper.put_into(command):
+        if keeper.identity.fpid is None:  # erased while the filter ran, and consented to again
+            await keeper.ensure()
+        if self._may_go_on(command) and keeper.put_into(command):
             household.courier.accept(command)
 
     def _may_go_on(self, command: EventCommand) -> bool:
@@ -144,7 +145,7 @@ class Departures:
             return False
         if command.verdict() is Verdict.PASS:
             return True
-        self._gate.readmit([command, *self._take_slice()])
+        self._visitor.gate.readmit([command, *self._take_slice()])
         return False
 
     def _take_slice(self) -> list[EventCommand]:
@@ -160,5 +161,5 @@ class Departures:
 
     def _apply_if_current(self, waiting: _CustomerIds) -> None:
         # Those of an older epoch belong to what a refusal has erased.
-        if waiting.epoch == self._gate.epoch:
-            self._identity_keeper.set_customer_ids(waiting.customer_ids)
+        if waiting.epoch == self._visitor.gate.epoch:
+            self._visitor.apply_customer_ids(waiting.customer_ids)

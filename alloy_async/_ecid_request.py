@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from copy import copy
+from typing import Protocol
 
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 from ._futures import CommandFuture
 from ._household import Household
 from ._identity_keeper import IdentityKeeper
+from .edge.protocol import Reply
 from .edge.transport import Withdrawn
 from .errors import AlloyError, EdgeError
 
 __all__ = ["EcidRequest"]
 
 
+class AskingVisitor(Protocol):
+    """A visitor as the request sees it."""
+
+    gate: OptInState
+    identity_keeper: IdentityKeeper
+
+    def learn(self, reply: Reply) -> None:
+        """Take what the edge has answered."""
+
+    def get_ecid(self, future: CommandFuture[str]) -> None:
+        """Take a future back to the gate, whose consent has expired meanwhile."""
+
+    def end_ecid_request(self) -> None:
+        """Let the request go: nobody waits any more."""
+
+
 class EcidRequest:
     """Asks until nobody waits any more; made when somebody does, and gone then.
 
     Args:
+        visitor: whose ECID it is.
         household: what all visitors share.
-        gate: the visitor's gate.
-        identity_keeper: has, and gets, what is known of the visitor's identity.
-        wait_again: takes a future back to the gate, whose consent has expired meanwhile.
-        on_end: called when nobody waits any more.
 
     Attributes:
         task: what asks; None while nothing does.
     """
 
-    __slots__ = ("_gate", "_household", "_identity_keeper", "_on_end", "_wait_again", "_wanted", "task")
+    __slots__ = ("_household", "_visitor", "_wanted", "task")
 
-    def __init__(
-        self,
-        household: Household,
-        gate: OptInState,
-        identity_keeper: IdentityKeeper,
-        *,
-        wait_again: Callable[[CommandFuture[str]], None],
-        on_end: Callable[[], None],
-    ) -> None:
+    def __init__(self, visitor: AskingVisitor, household: Household) -> None:
+        self._visitor = visitor
         self._household = household
-        self._gate = gate
-        self._identity_keeper = identity_keeper
-        self._wait_again = wait_again
-        self._on_end = on_end
         self._wanted: list[CommandFuture[str]] = []
         self.task: asyncio.Task[None] | None = None
 
@@ -65,14 +68,14 @@ class EcidRequest:
 
     def _end_if_idle(self) -> None:
         if self.task is None and not self._wanted:
-            self._on_end()
+            self._visitor.end_ecid_request()
 
     async def _acquire(self) -> None:
         try:
             while self._wanted:
-                epoch, wanted = self._gate.epoch, self._wanted
+                epoch, wanted = self._visitor.gate.epoch, self._wanted
                 error = await self._ask()
-                if epoch == self._gate.epoch:  # otherwise those were refused, and others may wait now
+                if epoch == self._visitor.gate.epoch:  # otherwise those were refused, and others may wait now
                     self._wanted = []
                     self._tell(wanted, error)
         finally:
@@ -81,12 +84,12 @@ class EcidRequest:
 
     def _tell(self, wanted: list[CommandFuture[str]], error: AlloyError | None) -> None:
         """End what waits; where consent has expired meanwhile, it waits for consent again."""
-        ecid = self._identity_keeper.identity.ecid
+        ecid = self._visitor.identity_keeper.identity.ecid
         for future in wanted:
             if ecid is not None:
                 future.resolve(ecid)
-            elif not self._gate.is_opted_in:
-                self._wait_again(future)
+            elif not self._visitor.gate.is_opted_in:
+                self._visitor.get_ecid(future)
             else:
                 future.reject(
                     copy(error) if error is not None else EdgeError(200, title="the answer names no ECID")
@@ -94,21 +97,22 @@ class EcidRequest:
 
     async def _ask(self) -> AlloyError | None:
         """Ask the edge once; return what went wrong, or None, also when consent went away."""
-        epoch = self._gate.epoch
+        epoch = self._visitor.gate.epoch
 
         def may_start() -> bool:
-            return self._gate.verdict(epoch) is Verdict.PASS
+            return self._visitor.gate.verdict(epoch) is Verdict.PASS
 
-        identity, household = self._identity_keeper.identity, self._household
+        keeper, household = self._visitor.identity_keeper, self._household
+        identity = keeper.identity
         try:
-            await self._identity_keeper.ensure()
+            await keeper.ensure()
             if identity.ecid is None and may_start():
                 hint = identity.hint(household.clock.monotonic())
                 reply = await household.courier.edge.acquire(
                     identity.identity_map(), hint=hint, may_start=may_start
                 )
                 if may_start():
-                    self._identity_keeper.learn(reply)
+                    self._visitor.learn(reply)
         except Withdrawn:
             return None
         except AlloyError as error:

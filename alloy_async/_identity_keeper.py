@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ._commands import EventCommand
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
@@ -68,20 +66,14 @@ class IdentityKeeper:
         command.prepared = True
         return True
 
-    def set_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
-        """Add customer ids to what later events carry, and keep them."""
-        self.identity.set_customer_ids(customer_ids)
-        self._save_soon()
-
-    def learn(self, reply: Reply) -> None:
-        """Take from an answer who the visitor is and which region serves them."""
+    def learn(self, reply: Reply) -> bool:
+        """Take from an answer who the visitor is and which region serves them; return whether it is news to be kept."""
         for item in reply.payload("locationHint:result"):
             if isinstance(item, dict) and item.get("scope") == "EdgeNetwork":
                 now = self._household.clock.monotonic()
                 self.identity.learn_hint(item.get("hint"), item.get("ttlSeconds"), now)
-        for ecid in _ecids(reply):
-            if self.identity.learn_ecid(ecid):
-                self._save_soon()
+        news = [self.identity.learn_ecid(ecid) for ecid in _ecids(reply)]
+        return any(news)
 
     async def ensure(self) -> None:
         """Read the identity that is kept, or make one and keep it before it is used.
@@ -104,12 +96,10 @@ class IdentityKeeper:
         self.identity.adopt(stored or StoredIdentity(fpid or self._household.ids(), ecid, {}))
         self.identity.learn_ecid(ecid)  # the browser's own is news to what was kept
         if stored is None:
-            await self._save()
+            await self.save()
 
-    def _save_soon(self) -> None:
-        self._household.own(self._save(), "alloy-identity")
-
-    async def _save(self) -> None:
+    async def save(self) -> None:
+        """Keep what is known now, while there is consent."""
         if self.identity.fpid is None or not self._may_keep or not self._gate.is_opted_in:
             return
         try:

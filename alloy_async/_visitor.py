@@ -20,7 +20,7 @@ from ._identity_keeper import IdentityKeeper
 from ._patience import Patience
 from ._preference import PreferenceKeeper, Wish
 from ._slices import in_slices, slice_by_slice
-from .edge.protocol import EventResult
+from .edge.protocol import EventResult, Reply
 from .edge.state import ClientState
 from .errors import AlloyClosed, ConsentDeclined
 from .outbox.base import Claimed
@@ -146,7 +146,8 @@ class VisitorState:
     @property
     def is_settled(self) -> bool:
         """Whether all that is known here is in the store, and nothing waits."""
-        return not len(self.gate) and self._reading is None and not self._tasks() and self.keeper.is_settled
+        is_reading = self._reading is not None and not self._reading.is_idle
+        return not is_reading and not len(self.gate) and not self._tasks() and self.keeper.is_settled
 
     # What the store says
 
@@ -195,7 +196,7 @@ class VisitorState:
         return self._reading
 
     def end_reading(self) -> None:
-        """Let the reading go that has succeeded."""
+        """Let the reading go: it has succeeded, or is not tried again."""
         self._reading = None
 
     def take_choice(self, preference: Preference | None, ticket: int, *, refused: bool | None) -> None:
@@ -437,15 +438,14 @@ class VisitorState:
 
     def _line_up(self) -> Departures:
         if self._departures is None:
-            self._departures = Departures(
-                self._household, self.gate, self.identity_keeper, on_end=self._have_departed
-            )
+            self._departures = Departures(self, self._household)
         return self._departures
 
-    def _have_departed(self) -> None:
+    def end_departures(self) -> None:
+        """Let the departures go: nothing waits any more."""
         self._departures = None
 
-    # Commands about the identity
+    # Identity
 
     def get_ecid(self, future: CommandFuture[str]) -> None:
         """End a future with the visitor's ECID, once there is consent."""
@@ -456,17 +456,17 @@ class VisitorState:
             future.resolve(self.identity.ecid)
             return
         if self._ecid_request is None:
-            self._ecid_request = EcidRequest(
-                self._household,
-                self.gate,
-                self.identity_keeper,
-                wait_again=self.get_ecid,
-                on_end=self._nobody_wants_ecid,
-            )
+            self._ecid_request = EcidRequest(self, self._household)
         self._ecid_request.add(future)
 
-    def _nobody_wants_ecid(self) -> None:
+    def end_ecid_request(self) -> None:
+        """Let the request go: nobody waits for the ECID any more."""
         self._ecid_request = None
+
+    def learn(self, reply: Reply) -> None:
+        """Take from an answer who the visitor is and which region serves them."""
+        if self.identity_keeper.learn(reply):
+            self._save_identity_soon()
 
     def set_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
         """Add customer ids to what later events carry, and keep them; events called before go without."""
@@ -474,7 +474,19 @@ class VisitorState:
         if is_departing or self.identity.fpid is None:
             self._line_up().add_customer_ids(customer_ids)
         else:
-            self.identity_keeper.set_customer_ids(customer_ids)
+            self.apply_customer_ids(customer_ids)
+
+    def apply_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
+        """Add customer ids to what departs from now on, and keep them."""
+        self.identity.set_customer_ids(customer_ids)
+        self._save_identity_soon()
+
+    def _save_identity_soon(self) -> None:
+        self._household.own(self._save_identity(), "alloy-identity")
+
+    async def _save_identity(self) -> None:
+        # A method of this class, so that this state lives until it is done: another one would read what was kept before.
+        await self.identity_keeper.save()
 
     # The end
 
