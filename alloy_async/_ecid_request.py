@@ -55,7 +55,7 @@ class EcidRequest:
 
     def add(self, future: CommandFuture[str]) -> None:
         """End a future with the ECID."""
-        self._wanted = [*self._wanted, future]
+        self._wanted.append(future)
         if self.task is None:
             self.task = self._household.own(self._acquire(), "alloy-ecid")
 
@@ -73,17 +73,17 @@ class EcidRequest:
     async def _acquire(self) -> None:
         try:
             while self._wanted:
-                epoch, wanted = self._visitor.gate.epoch, self._wanted
+                epoch = self._visitor.gate.epoch
                 error = await self._ask()
                 if epoch == self._visitor.gate.epoch:  # otherwise those were refused, and others may wait now
-                    self._wanted = []
-                    self._tell(wanted, error)
+                    self._tell(error)
         finally:
             self.task = None
             self._end_if_idle()  # otherwise it was cancelled by somebody else, and whoever comes next asks again
 
-    def _tell(self, wanted: list[CommandFuture[str]], error: AlloyError | None) -> None:
-        """End what waits; where consent has expired meanwhile, it waits for consent again."""
+    def _tell(self, error: AlloyError | None) -> None:
+        """End what waits, also what came while it was asked; where consent has expired, it waits for consent again."""
+        wanted, self._wanted = self._wanted, []
         ecid = self._visitor.identity_keeper.identity.ecid
         for future in wanted:
             if ecid is not None:
