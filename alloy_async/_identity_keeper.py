@@ -44,8 +44,7 @@ class IdentityKeeper:
 
     def meet(self, fpid: str | None, ecid: str | None) -> None:
         """Take note of who the visitor's browser says they are; believed once there is consent, where nothing is known."""
-        if fpid is not None or ecid is not None:
-            self._given = (fpid, ecid)
+        self._given = (fpid, ecid)
 
     def meet_hint(self, hint: str | None) -> None:
         """Take note of the region that the visitor's browser names."""

@@ -171,7 +171,8 @@ class Visitor(PersonalCommands):
             person.identity_keeper.meet_hint(_hint(self._client_state))
         if self._said is not None and engine.settings.opt_in_enabled:
             self._tell(engine, person, *self._said)
-        person.identity_keeper.meet(self._fpid, self._ecid)  # after that: a refusal forgets whom it concerns
+        if self._fpid is not None or self._ecid is not None:
+            person.identity_keeper.meet(self._fpid, self._ecid)  # after that: a refusal forgets whom it concerns
         return person
 
     def _choose(self, engine: Engine, wish: Wish, future: CommandFuture[Any]) -> None:
