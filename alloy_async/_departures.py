@@ -77,7 +77,7 @@ class Departures:
 
     def go_on(self) -> None:
         """Go on with what waits, where somebody else has cancelled the task that brings it."""
-        if self.task is None:
+        if self.task is None or self.task.done():  # done and still here: it was cancelled before it began
             self.task = self._household.own(self._depart(), "alloy-departure")
 
     def open_commands(self) -> list[EventCommand]:

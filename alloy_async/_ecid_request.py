@@ -56,7 +56,7 @@ class EcidRequest:
     def add(self, future: CommandFuture[str]) -> None:
         """End a future with the ECID."""
         self._wanted.append(future)
-        if self.task is None:
+        if self.task is None or self.task.done():  # done and still here: it was cancelled before it began
             self.task = self._household.own(self._acquire(), "alloy-ecid")
 
     def reject(self, error: AlloyError) -> None:
