@@ -11,7 +11,7 @@ from ._consent._rules import Verdict
 from ._futures import CommandFuture
 from ._ledger import Ledger, Outcome, Stage, outcome_of
 from .edge.protocol import EventResult
-from .errors import AlloyClosed, AlloyError, ConsentDeclined, StillParked
+from .errors import AlloyClosed, AlloyError, ConsentDeclined, EventTooLarge, StillParked
 from .hooks import Delivered, Failed, Lost, Parked, Record, Refused, Released, Retrying, Sending
 from .outbox.base import OutboxEvent
 
@@ -220,14 +220,26 @@ class EventCommand:
         ):  # the hook of an event before it may have cancelled this one
             self._tell(Sending(self.name, self.event_id, events))
 
-    def replace_body(self, body: bytes) -> None:
-        """Change what will be sent; its size changes in the books too."""
+    def change_body(self, body: bytes, room: int) -> bool:
+        """Change what will be sent; its size changes in the books too.
+
+        Args:
+            body: the event as JSON.
+            room: bytes that an event may have, together with what goes up beside it.
+
+        Returns:
+            Whether it fits; otherwise it has ended.
+        """
+        if self.client_state is not None:
+            room -= len(self.client_state.to_json())
+        if len(body) > room:
+            self.fail(EventTooLarge(self.name, len(body), room))
+            return False
         stage = self.stage
-        if stage is None or stage == "new":
-            self.body = body
-        else:
+        if stage is not None and stage != "new":
             self._ledger.resize(stage, len(body) - len(self.body))
-            self.body = body
+        self.body = body
+        return True
 
     def deliver(self, result: EventResult) -> None:
         """End: the edge took it."""

@@ -18,11 +18,12 @@ from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
 from ._fallback import Fallback, TakingOver
 from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
+from ._household import Household
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
 from ._slices import SLICE, in_slices, slice_by_slice
-from ._visitor import Household, VisitorState
+from ._visitor import VisitorState
 from ._visitors import Visitors
 from .edge.client import EdgeClient
 from .edge.protocol import V1, V2, event_room

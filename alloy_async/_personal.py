@@ -228,8 +228,7 @@ class PersonalCommands(ABC):
         self._state(engine).choose(wish, future)
 
     def _want_ecid(self, engine: Engine, future: CommandFuture[str]) -> None:
-        state = self._state(engine)
-        state.call("get_ecid", state.want_ecid, future)
+        self._state(engine).get_ecid(future)
 
     def _set_customer_ids(self, engine: Engine, given: object, future: CommandFuture[None]) -> None:
         state = self._state(engine)

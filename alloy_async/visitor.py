@@ -169,10 +169,13 @@ class Visitor(PersonalCommands):
         """Return what belongs to the visitor, who has said what is said now."""
         person = engine.passing_visitor() if self._key is None else engine.visitors.get(self._key)
         if self._client_state is not None and self._client_state.entries:
-            person.meet_hint(_hint(self._client_state))
+            person.identity_keeper.meet_hint(_hint(self._client_state))
         if self._said is not None and engine.settings.opt_in_enabled:
             self._tell(engine, person, *self._said)
-        person.meet(self._fpid, self._ecid)  # after that: a refusal forgets whom it concerns
+        if self._fpid is not None or self._ecid is not None:
+            person.identity_keeper.meet(
+                self._fpid, self._ecid
+            )  # after that: a refusal forgets whom it concerns
         return person
 
     def _choose(self, engine: Engine, wish: Wish, future: CommandFuture[Any]) -> None:

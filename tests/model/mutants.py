@@ -59,8 +59,8 @@ MUTANTS = [
     Mutant(
         "4 refusal reaches everywhere, at once: queued events are not recalled",
         "_visitor.py",
-        "        self._courier.recall()\n        for future",
-        "        for future",
+        "        self._courier.recall()\n        if self._ecid",
+        "        if self._ecid",
     ),
     Mutant(
         "3 in order: what an earlier start has left is overtaken",

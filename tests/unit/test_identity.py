@@ -170,6 +170,20 @@ async def test_get_ecid_asks_once_for_everybody(alloy, edge):
     assert list(body["xdm"]["identityMap"]) == ["FPID"]
 
 
+async def test_who_asks_for_the_ecid_while_the_edge_is_asked_is_told_too(alloy, edge):
+    """The answer is for everybody who waits when it comes."""
+    edge.hold()
+    await alloy.opt_in(purposes="all")
+    waiting = [alloy.get_ecid()]
+    await settle()
+    waiting.append(alloy.get_ecid())
+    await settle()
+    edge.release()
+    await settle()
+    assert [future.done() and future.result() for future in waiting] == [ECID, ECID]
+    assert len(edge.requests) == 1
+
+
 async def test_get_ecid_is_refused_with_the_visitor(alloy, edge):
     """A no ends those that wait, also while the question is on the wire; nothing of the answer is learned."""
     await alloy.opt_in(purposes="all")

@@ -90,6 +90,12 @@ ENGINE = [
     "_courier",
     "_preference",
     "_erasing",
+    "_household",
+    "_event_filter",
+    "_identity_keeper",
+    "_ecid_request",
+    "_departures",
+    "_choice_reading",
     "_visitor",
     "_visitors",
 ]

@@ -481,6 +481,31 @@ async def test_an_event_whose_departure_was_cancelled_is_not_overtaken(alloy, st
     assert all(event.done() for event in events)
 
 
+async def test_an_event_whose_departure_was_cancelled_before_it_began_goes_with_the_next(alloy, edge):
+    """Who cancels every task of a loop meets some that have run nothing yet."""
+    visitor = alloy.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    events = [visitor.event(type="1")]
+    next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-departure").cancel()
+    await settle()
+    events.append(visitor.event(type="2"))
+    await settle()
+    assert edge.event_types == ["1", "2"]
+    assert all(event.done() for event in events)
+
+
+async def test_an_ecid_whose_request_was_cancelled_before_it_began_is_asked_for_with_the_next(alloy):
+    """Likewise: whoever asks next asks for both."""
+    visitor = alloy.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    waiting = [visitor.get_ecid()]
+    next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-ecid").cancel()
+    await settle()
+    waiting.append(visitor.get_ecid())
+    await settle()
+    assert all(future.done() and future.result() for future in waiting)
+
+
 # What others store, and what an earlier start has left
 
 

@@ -258,6 +258,30 @@ async def test_a_view_keeps_its_visitor(options):
         assert held.purposes == "none"
 
 
+async def test_an_identity_that_is_being_written_keeps_its_visitor(options, store, edge, monkeypatch):
+    """Whoever comes back meanwhile has what is being written, not what was kept before."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"max_visitors": 1})
+        await alloy.visitor("anne").opt_in(purposes="all")
+        await alloy.visitor("anne").event(type="before")
+        save, written = store.save_identity, asyncio.get_running_loop().create_future()
+
+        async def save_when_told(*arguments):
+            await written
+            await save(*arguments)
+
+        monkeypatch.setattr(store, "save_identity", save_when_told)
+        await alloy.visitor("anne").set_customer_ids({"CRMID": {"id": "7"}})
+        for number in range(5):
+            alloy.visitor(f"passer-by {number}")
+            await settle()
+        event = alloy.visitor("anne").event(type="after")
+        await settle()
+        written.set_result(None)
+        await event
+        assert identity_of(edge.events[-1])["CRMID"] == "7"
+
+
 async def test_bounds_for_one_and_for_all(options):
     """One visitor cannot take the room of the others, and all together not more than there is."""
     async with Alloy() as alloy:
