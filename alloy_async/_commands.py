@@ -45,7 +45,9 @@ class EventCommand:
         epoch: the gate's epoch at the call.
         order: its place among all commands, in the order of the calls.
         parked_at: monotonic seconds at which it was parked; 0 when it never was.
-        prepared: whether its identity is in it, and ``on_before_event_send`` has seen it.
+        filtered: whether ``on_before_event_send`` has seen it; it is asked once, also when the event has to wait for
+            consent again afterwards.
+        prepared: whether its identity is in it, and it is as it goes to the wire.
         released_at: monotonic seconds at which it first began to wait for the wire; infinite before.
         key: its place in a durable outbox; None while it is not there.
         local_key: its place in the outbox of this machine, where it waits until the shared one takes it; None while it
@@ -65,6 +67,7 @@ class EventCommand:
         "ends_when_stored",
         "epoch",
         "event_id",
+        "filtered",
         "future",
         "key",
         "local_key",
@@ -105,7 +108,7 @@ class EventCommand:
         self.client_state = client_state
         self.epoch = visitor.gate.epoch
         self.order = 0
-        self.prepared = False
+        self.filtered = self.prepared = False
         self.parked_at = 0.0
         self.released_at = inf
         self.key: int | None = None

@@ -125,7 +125,7 @@ class Departures:
         if not self._may_go_on(command):
             return
         household, keeper = self._household, self._visitor.identity_keeper
-        if household.event_filter is not None:
+        if household.event_filter is not None and not command.filtered:
             await filter_event(
                 household.event_filter,
                 command,

@@ -50,6 +50,7 @@ async def filter_event(
     elif keep is False:
         command.withhold()
     elif command.stage is not None:
+        command.filtered = True
         if not had_data and not content.get("data"):
             content.pop("data", None)
         _rebuild(command, content, event.get("query"), room=room, one_primary=one_primary)

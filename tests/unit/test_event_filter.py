@@ -40,6 +40,29 @@ async def test_sees_each_event_once_and_only_after_consent(filtered, edge):
     await alloy.aclose()
 
 
+async def test_is_asked_once_also_when_consent_expires_meanwhile(filtered, edge, clock):
+    """The event waits for consent again as it was left, and is not shown a second time."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def count(event):
+        event["data"]["seen"] = event["data"].get("seen", 0) + 1
+        asked.set()
+        await answer.wait()
+
+    alloy = await filtered(count, preference_max_age=10.0)
+    await alloy.opt_in(purposes="all")
+    event = alloy.event(type="a")
+    await asked.wait()
+    clock.advance(11)
+    answer.set()
+    await settle()
+    assert (alloy.statistics().parked, edge.events) == (1, [])
+    await alloy.opt_in(purposes="all")
+    await event
+    assert edge.events[0]["data"] == {"seen": 1}
+    await alloy.aclose()
+
+
 async def test_may_change_the_event_but_not_its_id(filtered, edge):
     """What it changes is normalised and sent; the id stays."""
 
