@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from copy import copy
+from itertools import count
 from typing import Protocol
 
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
+from ._courier import ATTEMPTS, DELIVERY_TIMEOUT
 from ._futures import CommandFuture
 from ._household import Household
 from ._identity_keeper import IdentityKeeper
 from .edge.protocol import Reply
+from .edge.retry import RetryPolicy, next_wait
 from .edge.transport import Withdrawn
 from .errors import AlloyError, EdgeError
 
@@ -37,6 +41,9 @@ class AskingVisitor(Protocol):
 class EcidRequest:
     """Asks until nobody waits any more; made when somebody does, and gone then.
 
+    What fails and may succeed later is tried again, as events are: within ``max_attempts`` and ``delivery_timeout``, which
+    are those of events in memory, since nobody waits for a week.
+
     Args:
         visitor: whose ECID it is.
         household: what all visitors share.
@@ -45,17 +52,19 @@ class EcidRequest:
         task: what asks; None while nothing does.
     """
 
-    __slots__ = ("_household", "_visitor", "_wanted", "task")
+    __slots__ = ("_household", "_pause", "_visitor", "_wanted", "task")
 
     def __init__(self, visitor: AskingVisitor, household: Household) -> None:
         self._visitor = visitor
         self._household = household
         self._wanted: list[CommandFuture[str]] = []
+        self._pause: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
     def add(self, future: CommandFuture[str]) -> None:
         """End a future with the ECID."""
         self._wanted.append(future)
+        future.add_done_callback(self._left)
         if self.task is None or self.task.done():  # done and still here: it was cancelled before it began
             self.task = self._household.own(self._acquire(), "alloy-ecid")
 
@@ -74,7 +83,7 @@ class EcidRequest:
         try:
             while self._wanted:
                 epoch = self._visitor.gate.epoch
-                error = await self._ask()
+                error = await self._ask_patiently()
                 if epoch == self._visitor.gate.epoch:  # otherwise those were refused, and others may wait now
                     self._tell(error)
         finally:
@@ -94,6 +103,54 @@ class EcidRequest:
                 future.reject(
                     copy(error) if error is not None else EdgeError(200, title="the answer names no ECID")
                 )
+
+    async def _ask_patiently(self) -> AlloyError | None:
+        """Ask until there is an answer, or trying again is no use; return as ``_ask`` does."""
+        deadline = self._household.clock.monotonic() + (
+            self._household.settings.delivery_timeout or DELIVERY_TIMEOUT
+        )
+        for attempt in count(1):
+            error = await self._ask()
+            wait = None if error is None else self._wait_after(error, attempt, deadline)
+            if wait is None:
+                return error
+            await self._rest(wait)
+            if not self._is_wanted():
+                return error
+        raise AssertionError  # counting does not end
+
+    def _wait_after(self, error: AlloyError, attempt: int, deadline: float) -> float | None:
+        settings, clock = self._household.settings, self._household.clock
+        return next_wait(
+            RetryPolicy(settings.max_attempts or ATTEMPTS, settings.max_retry_after),
+            error,
+            attempt=attempt,
+            consents=self._visitor.gate.is_opted_in,
+            remaining=deadline - clock.monotonic(),
+            now=clock.time(),
+            chance=random.random(),  # noqa: S311 - spreads clients, hides nothing
+        )
+
+    def _is_wanted(self) -> bool:
+        return any(not future.done() for future in self._wanted)
+
+    async def _rest(self, wait: float) -> None:
+        """Wait for the next attempt, as long as somebody waits for it."""
+        self._pause = asyncio.get_running_loop().create_future()
+        timer = self._household.clock.call_later(wait, self._wake)
+        try:
+            await self._pause
+        finally:
+            self._pause = None
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
+
+    def _left(self, _: object) -> None:
+        if not self._is_wanted():
+            self._wake()
 
     async def _ask(self) -> AlloyError | None:
         """Ask the edge once; return what went wrong, or None, also when consent went away."""

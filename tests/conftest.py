@@ -16,9 +16,10 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
 settings.register_profile("thorough", settings.get_profile("default"), derandomize=False, max_examples=2_000)
-# To show that a planted bug is found, the first failing example is enough: no time is spent on making it small.
+# To show that a planted bug is found, the first failing example is enough: no time is spent on making it small. There are
+# many more than it usually takes, so that a change of the code, which draws others, finds one too.
 settings.register_profile(
-    "hunting", settings.get_profile("default"), max_examples=600, phases=[Phase.generate], print_blob=False
+    "hunting", settings.get_profile("default"), max_examples=2_400, phases=[Phase.generate], print_blob=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

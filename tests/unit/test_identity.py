@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 
@@ -195,6 +196,111 @@ async def test_get_ecid_is_refused_with_the_visitor(alloy, edge):
     edge.release()
     await settle()
     assert isinstance(alloy.get_ecid().exception(), ConsentDeclined)
+
+
+BUSY = EdgeResponse(503, {"retry-after": "7"}, b"busy")
+
+
+async def test_get_ecid_is_tried_again_as_events_are(alloy, edge, clock):
+    """After the time that the edge asks for; a second one who asks meanwhile waits along."""
+    edge.answers += [BUSY, BUSY]
+    await alloy.opt_in(purposes="all")
+    first = alloy.get_ecid()
+    await settle()
+    second = alloy.get_ecid()
+    for requests in (1, 2, 3):
+        clock.advance(6.9)
+        await settle()
+        assert len(edge.requests) == requests
+        clock.advance(0.1)
+        await settle()
+    assert [first.result(), second.result()] == [ECID, ECID]
+
+
+async def test_get_ecid_is_not_tried_for_ever(alloy, edge, clock):
+    """After five attempts it ends with what the last one met; what cannot succeed is not tried again."""
+    await alloy.opt_in(purposes="all")
+    edge.answers += [BUSY] * 5
+    busy = alloy.get_ecid()
+    for _ in range(5):
+        await settle()
+        clock.advance(7)
+    await settle()
+    assert (busy.exception().status, len(edge.requests)) == (503, 5)
+    edge.answers.append(EdgeResponse(400, {}, b""))
+    with pytest.raises(EdgeError):
+        await alloy.get_ecid()
+    assert len(edge.requests) == 6
+
+
+@pytest.mark.parametrize("end", ["cancel", "refuse", "close"])
+async def test_get_ecid_is_not_tried_again_for_nobody(alloy, edge, clock, end):
+    """When nobody waits any more, because all have left, were refused or closed."""
+    edge.answers.append(BUSY)
+    await alloy.opt_in(purposes="all")
+    waiting = alloy.get_ecid()
+    await settle()
+    if end == "cancel":
+        waiting.cancel()
+    elif end == "refuse":
+        await alloy.opt_in(purposes="none")
+    else:
+        closing = asyncio.create_task(alloy.aclose(grace=1.0))
+        await settle()
+        clock.advance(1)
+        await closing
+    await settle()
+    assert waiting.done()
+    assert alloy._engine.visitor.is_settled
+    clock.advance(60)
+    await settle()
+    assert len(edge.requests) == 1
+
+
+async def test_get_ecid_waits_for_consent_again_where_it_expired_between_two_attempts(options, edge, clock):
+    """And is asked for once it is given."""
+    edge.answers.append(BUSY)
+    async with Alloy() as alloy:
+        await alloy.configure(**options, preference_max_age=5.0)
+        await alloy.opt_in(purposes="all")
+        waiting = alloy.get_ecid()
+        await settle()
+        clock.advance(7)
+        await settle()
+        assert (waiting.done(), len(edge.requests)) == (False, 1)
+        await alloy.opt_in(purposes="all")
+        assert await waiting == ECID
+
+
+async def test_get_ecid_waits_for_consent_at_once_where_it_expired_while_the_edge_was_asked(
+    options, edge, clock
+):
+    """It is asked for as soon as consent is given, not when the edge would have wanted it."""
+    edge.answers.append(BUSY)
+    async with Alloy() as alloy:
+        await alloy.configure(**options, preference_max_age=5.0)
+        await alloy.opt_in(purposes="all")
+        edge.hold()
+        waiting = alloy.get_ecid()
+        await settle()
+        clock.advance(6)
+        edge.release()
+        await settle()
+        await alloy.opt_in(purposes="all")
+        assert await waiting == ECID
+
+
+async def test_get_ecid_keeps_to_delivery_timeout(options, edge, clock):
+    """What would come later is not waited for."""
+    edge.answers += [BUSY] * 2
+    async with Alloy() as alloy:
+        await alloy.configure(**options, delivery_timeout=10.0)
+        await alloy.opt_in(purposes="all")
+        waiting = alloy.get_ecid()
+        await settle()
+        clock.advance(7)
+        await settle()
+        assert waiting.exception().status == 503
 
 
 async def test_an_answer_without_an_ecid_is_an_error(alloy, edge):
