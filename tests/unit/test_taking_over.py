@@ -64,7 +64,7 @@ class World:
                 read_again=self.read_again,
                 has_declined=lambda visitor: visitor in self.declined,
                 holds=lambda _: False,
-                on_claimed=lambda claimed, _: list(claimed),
+                on_claimed=self.come_back,
             ),
             on_ended=lambda: self.told.append("ended"),
         )
@@ -75,6 +75,9 @@ class World:
 
     async def read_again(self, visitor):
         self.told.append(f"read {visitor.visitor}")
+
+    def come_back(self, claimed, _):
+        return list(claimed)
 
     def hold(self, claimed):
         self.held += [one.event.event_id for one in claimed]
