@@ -16,13 +16,14 @@ from ._commands import EventCommand
 from ._courier import KEPT_TIMEOUT, Courier
 from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
-from ._fallback import Fallback, TakingOver
+from ._fallback import Fallback
 from ._futures import CommandFuture, FailureLog, HomeLoop, cancel_all
 from ._household import Household
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
 from ._slices import SLICE, in_slices, slice_by_slice
+from ._taking_over import TakingOver
 from ._visitor import VisitorState
 from ._visitors import Visitors
 from .edge.client import EdgeClient

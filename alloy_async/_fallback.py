@@ -20,48 +20,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
 from itertools import filterfalse
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ._clock import Clock
 from ._commands import EventCommand, outbox_events
 from ._expiry import Expiry
 from ._futures import cancel_all
 from ._ledger import Ledger
+from ._taking_over import Left, TakingOver
 from .errors import OutboxError
-from .outbox.base import LEASE, Claimed, Outbox, Shelf, Stored, VisitorKey
+from .outbox._raised import as_outbox_error
+from .outbox.base import LEASE, Outbox, Shelf, Stored, VisitorKey
 
-__all__ = ["Consenting", "Fallback", "Heard", "TakingOver", "as_outbox_error"]
-
-Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, Any]]]
-"""Given visitors, tells which of them consent, with whatever their events need when they come back."""
-
-CLAIM = 2_000
-CLAIM_SIZE = 4_194_304
-"""Events, and bytes of them, that are taken over in one step."""
+__all__ = ["Fallback", "Heard"]
 
 ENDED = 2_000
 """Events that may lie in the line although they have ended, such as those whose callers have lost patience."""
-
-
-class TakingOver(NamedTuple):
-    """What taking over needs to know of visitors.
-
-    Attributes:
-        consenting: given visitors, tells which of them consent now, with what ``on_claimed`` needs.
-        read_again: reads what a visitor has chosen: what is known here may have been changed elsewhere.
-        has_declined: whether a visitor is known to have declined.
-        holds: whether a refusal is known to hold still, of which an outbox has told.
-        on_claimed: takes events, with what ``consenting`` has told, and returns them as commands.
-    """
-
-    consenting: Consenting
-    read_again: Callable[[VisitorKey], Awaitable[object]]
-    has_declined: Callable[[VisitorKey], bool]
-    holds: Callable[[VisitorKey], bool]
-    on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
 
 
 class Heard(NamedTuple):
@@ -104,10 +81,9 @@ class Fallback:
         self._behind: list[EventCommand] = []
         self._held: dict[int, EventCommand] = {}
         self._ended: list[int] = []
-        self._left: frozenset[VisitorKey] = frozenset()
+        self._left = Left(outbox)
         self._refused: set[VisitorKey] = set()
         self._returning: Counter[VisitorKey] = Counter()
-        self._more_to_claim = False
         self._rests_until = 0.0
         self._lease_ran_out = False
         self._taking_over: asyncio.Task[None] | None = None
@@ -134,7 +110,7 @@ class Fallback:
         """
         self._on_detached, self._on_taken_over = on_detached, on_taken_over
         self._epoch = await self._outbox.open()
-        self._left = frozenset(await self._outbox.abandoned())
+        await self._left.look()
         self._visitors = visitors
 
     # The line of what is to be written to the shared outbox
@@ -186,17 +162,17 @@ class Fallback:
 
     def is_behind(self, command: EventCommand) -> bool:
         """Return whether something older of its visitor lies here that has not been taken over."""
-        return command.order >= 0 and command.visitor.key in self._left
+        return command.order >= 0 and command.visitor.key in self._left.visitors
 
     def has_recovered(self, visitor: VisitorKey) -> bool:
         """Return whether all that was left of a visitor is in the shared outbox; what can be taken over is."""
-        if visitor in self._left and not self._more_to_claim:
+        if visitor in self._left.visitors and not self._left.has_more:
             self.take_over()
-        return visitor not in self._left and visitor not in self._returning
+        return visitor not in self._left.visitors and visitor not in self._returning
 
     def left(self) -> Collection[VisitorKey]:
         """Return the visitors of whom something was left here."""
-        return self._left
+        return self._left.visitors
 
     # What lies here
 
@@ -332,7 +308,7 @@ class Fallback:
 
     def _claim_more(self) -> None:
         """Take over the next part, once all of the last one is in the shared outbox."""
-        if self._more_to_claim and not self._returning:
+        if self._left.has_more and not self._returning:
             self.take_over()
 
     async def _take_over(self, visitors: TakingOver) -> None:
@@ -342,7 +318,7 @@ class Fallback:
             await self._expiry.look()
             await self._claim(visitors)
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
-            self._left = frozenset()  # what comes now does not wait for what cannot be read
+            self._left.forget(self._left.visitors)  # what comes now does not wait for what cannot be read
             self._rests_until = self._clock.monotonic() + LEASE / 3
             self._logger.warning("%s; what was left there waits", as_outbox_error("read", raised))
         finally:
@@ -355,31 +331,21 @@ class Fallback:
 
     async def _claim(self, visitors: TakingOver) -> None:
         """Take over as much as memory should hold; the rest follows once that is in the shared outbox."""
-        self._more_to_claim = False
-        self._left = frozenset(await self._outbox.abandoned())
+        await self._left.look()
         await self._erase_refused(visitors)
-        while consenting := await visitors.consenting(self._left):
-            room = CLAIM - self._returning.total()
-            if room <= 0:
-                self._more_to_claim = True
-                break
-            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
-            self._let_wait(visitors.on_claimed(claimed, consenting))
-            if not claimed:
-                break
-        for visitor in filter(visitors.has_declined, self._left):
+        taken = await self._left.claim(visitors, returning=self._returning.total, take=self._let_wait)
+        for visitor in filter(visitors.has_declined, self._left.visitors):
             await visitors.read_again(visitor)
             if visitors.has_declined(visitor):
                 await self.erase(visitor)
         # Last: from now on nothing new of theirs waits behind what came while they were being taken over.
-        if not self._more_to_claim:
-            self._left = self._left.difference(consenting)
+        self._left.forget(taken)
 
     async def _erase_refused(self, visitors: TakingOver) -> None:
         """Erase what is here of those that an outbox has told of; they stay noted until nothing of theirs is here."""
         if not self._refused:
             return
-        self._refused &= {*self._left, *(command.visitor.key for command in self._held.values())}
+        self._refused &= {*self._left.visitors, *(command.visitor.key for command in self._held.values())}
         for visitor in [*self._refused]:
             await visitors.read_again(visitor)
             if visitors.holds(visitor):
@@ -408,10 +374,3 @@ class Fallback:
 
 def _nothing(*_: object) -> None:
     """Hear of something before there is anybody to tell."""
-
-
-def as_outbox_error(action: str, error: Exception) -> OutboxError:
-    """Return an outbox's own error; a foreign one's text may hold what must not be logged."""
-    if isinstance(error, OutboxError):
-        return error
-    return OutboxError(action, "that was given", f"it raised {type(error).__name__}.")

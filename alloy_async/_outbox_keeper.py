@@ -2,7 +2,7 @@
 
 Theory of operation. Released events gather while a group is being written; the next group is whatever has gathered, so
 that a busy process pays for one commit and not for one an event. What has ended is erased along with the next group.
-The worker renews its lease while the instance lives, and takes over what dead workers have left.
+The worker renews its lease while the instance lives, and takes over what dead workers have left (``Recovery``).
 
 Others may withdraw, purge or take over events at any time. They leave a higher *epoch* in the outbox. It is looked at
 right before each request is written; when it has changed nothing is sent until ``changes`` has told what happened.
@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, outbox_events
 from ._consent._rules import Verdict
-from ._expiry import Expiry
-from ._fallback import CLAIM, CLAIM_SIZE, ENDED, Fallback, TakingOver, as_outbox_error
+from ._fallback import ENDED, Fallback
 from ._futures import cancel_all
 from ._ledger import Ledger
+from ._taking_over import Recovery, TakingOver
 from .errors import ConsentDeclined, OutboxError, OutboxFull
+from .outbox._raised import as_outbox_error
 from .outbox.base import LEASE, Changes, Outbox, Shelf, Stored, VisitorKey
 
 if TYPE_CHECKING:
@@ -82,11 +83,19 @@ class OutboxKeeper:
         self._is_entered = False
         self._is_down = False
         self._said_down = False
-        self._rests_until = 0.0
         self._outbox = outbox
         self._limits = limits
         self._lifetime = lifetime
-        self._expiry = Expiry(outbox, lifetime=lifetime, place="from the outbox", clock=clock, logger=logger)
+        self._recovery = Recovery(
+            outbox,
+            lifetime=lifetime,
+            clock=clock,
+            logger=logger,
+            on_lease_lost=self.look,
+            hold=self._hold_claimed,
+            erase_if=self._erase_if,
+            hand_over=self._hand_over_between_groups if hands_over else None,
+        )
         self._clock = clock
         self._logger = logger
         self._epoch = 0
@@ -100,21 +109,15 @@ class OutboxKeeper:
         self._held_back: list[EventCommand] = []
         self._ended: list[int] = []
         self._mine: dict[int, EventCommand] = {}
-        self._returning = 0  # of these, how many were left by others or by an earlier start
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._claiming: asyncio.Task[None] | None = None
-        self._erasing: asyncio.Task[None] | None = None
         self._lazy: Cancellable | None = None
         self._heart: Cancellable | None = None
         self._again: Cancellable | None = None
         self._open = False
         self._stale = False
-        self._more_to_claim = False
-        self._left: frozenset[VisitorKey] | None = None
         self._on_refused: Callable[[VisitorKey], object] = _nothing
         self._on_current: Callable[[], object] = _nothing
-        self._visitors: TakingOver | None = None
         self._on_entered: Callable[[], Awaitable[None]] = _nothing_to_read
 
     async def open(
@@ -140,7 +143,7 @@ class OutboxKeeper:
         Raises:
             OutboxError: the outbox cannot be used; where there is a fallback, that one cannot.
         """
-        self._visitors = shared
+        self._recovery.open(shared, on_ended=on_current)
         self._on_refused, self._on_current, self._on_entered = on_refused, on_current, on_entered
         if self._fallback is not None:
             await self._fallback.open(
@@ -176,7 +179,7 @@ class OutboxKeeper:
         """
         if self._fallback is not None and not self._fallback.has_recovered(visitor):
             return False
-        if self._left is not None and visitor not in self._left:
+        if self._recovery.has_recovered(visitor):
             return True
         self.claim()
         return False
@@ -184,13 +187,14 @@ class OutboxKeeper:
     @property
     def is_claiming(self) -> bool:
         """Whether it is being looked for what dead workers have left."""
-        return self._claiming is not None
+        return self._recovery.is_claiming
 
     def left(self) -> Collection[VisitorKey] | None:
         """Return the visitors of whom dead workers have left something; None while that is not known."""
-        if self._fallback is None or self._left is None:
-            return self._left
-        return self._left.union(self._fallback.left())
+        left = self._recovery.left()
+        if self._fallback is None or left is None:
+            return left
+        return left.union(self._fallback.left())
 
     # Storing and erasing
 
@@ -211,7 +215,7 @@ class OutboxKeeper:
         if command.key is not None and command.key != GONE:
             self._drop(command.key)
             self._ended.append(command.key)
-            if self._more_to_claim and self._returning <= CLAIM // 2:
+            if self._recovery.should_go_on:
                 self.claim()
         if self._lazy is None and self._open:
             self._lazy = self._clock.call_later(LAZY, self._write_ended)
@@ -224,13 +228,15 @@ class OutboxKeeper:
     def _hold(self, command: EventCommand, key: int) -> None:
         self._mine[key] = command
         self._ledger.stored += 1
-        self._returning += command.order < 0
+        if command.order < 0:
+            self._recovery.returning += 1
 
     def _drop(self, key: int) -> EventCommand | None:
         command = self._mine.pop(key, None)
         if command is not None:
             self._ledger.stored -= 1
-            self._returning -= command.order < 0
+            if command.order < 0:
+                self._recovery.returning -= 1
         return command
 
     def _write_ended(self) -> None:
@@ -419,7 +425,7 @@ class OutboxKeeper:
         if self._is_down:
             self._is_down = False
             self._start_writing()
-            self._rests_until = 0.0
+            self._recovery.stop_resting()
             self.claim()  # events may wait for it
 
     async def _store_here(self) -> None:
@@ -485,7 +491,7 @@ class OutboxKeeper:
         self._start_writing()
         if self._is_down and self._again is None:
             self.look()  # which somebody may have cancelled
-        if self._left is not None:
+        if self._recovery.left() is not None:
             self._on_current()
 
     async def _hear_here(self) -> None:
@@ -642,7 +648,7 @@ class OutboxKeeper:
             erasing=shelf.erasing or here.erasing,
         )
 
-    # The lease, and what dead workers have left
+    # What dead workers have left
 
     def _beat_later(self) -> None:
         self._heart = self._clock.call_later(LEASE / 3, self._beat)
@@ -655,72 +661,21 @@ class OutboxKeeper:
         """Renew the lease, and take over what belongs to no living worker."""
         if self._fallback is not None:
             self._fallback.take_over()
-        rests = self._clock.monotonic() < self._rests_until or not self._is_entered
-        if self._claiming is None and self._open and not rests:
-            self._claiming = asyncio.Task(self._claim(), name="alloy-outbox-claim")
+        if self._open and self._is_entered:
+            self._recovery.start()
 
-    async def _claim(self) -> None:
-        try:
-            if not await self._outbox.renew():
-                self.look()
-            if self._hands_over:
-                self._left = frozenset()
-                if (
-                    self._writing is None
-                ):  # otherwise the group hands over by itself, once it is known what is in it
-                    await self._hand_over()
-            else:
-                await self._expiry.look()
-                if self._visitors is not None:
-                    await self._take_over(self._visitors)
-                    self._start_erasing(self._visitors)
-        except Exception as raised:  # noqa: BLE001 - as above
-            error = as_outbox_error("read", raised)
-            self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
-            self._rests_until = self._clock.monotonic() + LEASE / 3
-        finally:
-            self._claiming = None
-        self._on_current()
+    def _hold_claimed(self, commands: list[EventCommand]) -> None:
+        for command in commands:
+            if command.key is not None:
+                self._hold(command, command.key)
 
-    async def _take_over(self, visitors: TakingOver) -> None:
-        """Take over as much as memory should hold; the rest follows as these events end."""
-        self._more_to_claim = False
-        self._left = frozenset(await self._outbox.abandoned())
-        while consenting := await visitors.consenting(self._left):
-            room = CLAIM - self._returning  # not what is new here: that may wait for what is taken over
-            if room <= 0:
-                self._more_to_claim = True
-                return
-            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
-            for command in visitors.on_claimed(claimed, consenting):
-                if command.key is not None:
-                    self._hold(command, command.key)
-            if not claimed:
-                self._left = self._left.difference(consenting)
-                break
+    async def _hand_over_between_groups(self) -> None:
+        if self._writing is None:  # otherwise the group hands over by itself, once it is known what is in it
+            await self._hand_over()
 
-    def _start_erasing(self, visitors: TakingOver) -> None:
-        """Erase what dead workers have left of visitors that have declined: they were killed before they had erased it.
-
-        Beside taking over, which must not wait for it: there may be many, and each makes others look.
-        """
-        if self._erasing is None and any(map(visitors.has_declined, self._left or ())):
-            self._erasing = asyncio.Task(self._erase_left(visitors), name="alloy-outbox-erase")
-
-    async def _erase_left(self, visitors: TakingOver) -> None:
-        try:
-            for visitor in filter(visitors.has_declined, self._left or ()):
-                if visitor in (self._left or ()):  # as was seen last: another worker may have been faster
-                    await visitors.read_again(visitor)
-                    await self._erase_if_declined(visitors, visitor)
-        except Exception as raised:  # noqa: BLE001 - as above
-            self._logger.warning("%s; what was refused is erased later", as_outbox_error("erase", raised))
-        finally:
-            self._erasing = None
-
-    async def _erase_if_declined(self, visitors: TakingOver, visitor: VisitorKey) -> None:
+    async def _erase_if(self, visitor: VisitorKey, still: Callable[[VisitorKey], bool]) -> None:
         async with self._order:
-            if visitors.has_declined(visitor):  # a yes that was said meanwhile may have brought new events
+            if still(visitor):  # a yes that was said meanwhile may have brought new events
                 self._note_erased(visitor, await self._outbox.erase(visitor))
 
     # The end
@@ -728,8 +683,7 @@ class OutboxKeeper:
     async def finish(self) -> None:
         """Write what has gathered, and stop taking over."""
         self._call_off_timers()
-        self._visitors = None  # a look that is under way claims too, once it has come to its end
-        await cancel_all(task for task in (self._claiming, self._erasing) if task is not None)
+        await self._recovery.finish()
         if self._fallback is not None:
             await self._fallback.finish()
         self._start_writing()
@@ -740,7 +694,7 @@ class OutboxKeeper:
         """Stop; what is kept is left to others."""
         self._open = False
         self._call_off_timers()
-        tasks = (self._claiming, self._erasing, self._looking, self._writing)
+        tasks = (*self._recovery.tasks(), self._looking, self._writing)
         await cancel_all(task for task in tasks if task is not None)
         try:
             if self._fallback is not None:

@@ -64,9 +64,9 @@ MUTANTS = [
     ),
     Mutant(
         "3 in order: what an earlier start has left is overtaken",
-        "_outbox_keeper.py",
-        "        if self._left is not None and visitor not in self._left:",
-        "        if True:",
+        "_taking_over.py",
+        "        return self._left.is_known and visitor not in self._left.visitors",
+        "        return True",
     ),
     Mutant(
         "4 refusal reaches everywhere: what another process withdrew is not looked at before the wire",

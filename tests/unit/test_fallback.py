@@ -18,6 +18,7 @@ from alloy_async import (
     OutboxFull,
     _fallback,
     _outbox_keeper,
+    _taking_over,
 )
 from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
 from alloy_async.stores import MemoryStore, Preference
@@ -792,7 +793,7 @@ async def test_much_that_was_left_comes_in_parts(world, edge, monkeypatch):
         first.visitor("anne").event(type=str(number))
     await settle(50)
     await world.kill(first)
-    monkeypatch.setattr(_fallback, "CLAIM", 4)
+    monkeypatch.setattr(_taking_over, "CLAIM", 4)
     second = await world.start()
     second.visitor("anne").event(type="new")
     for _ in range(5):
@@ -804,7 +805,7 @@ async def test_much_that_was_left_does_not_fill_memory_while_the_shared_outbox_i
     world, edge, store, monkeypatch
 ):
     """However long that lasts, memory holds a part of it, and the rest comes when it is back."""
-    monkeypatch.setattr(_fallback, "CLAIM", 4)
+    monkeypatch.setattr(_taking_over, "CLAIM", 4)
     first = await world.start()
     for name in ("anne", "bert"):
         await first.visitor(name).opt_in(purposes="all")

@@ -9,7 +9,7 @@ import pytest
 from common import settle
 from test_fallback import Local, Shared, left_by_another, world  # noqa: F401 - a fixture
 
-from alloy_async import ConsentDeclined, _fallback, _outbox_keeper
+from alloy_async import ConsentDeclined, _fallback, _outbox_keeper, _taking_over
 
 NAMES = ("anne", "bert")
 SLOW = ("write", "claim", "abandoned", "renew", "changes", "erase")
@@ -97,7 +97,7 @@ async def test_whatever_happens(world, edge, monkeypatch, seed):  # noqa: F811 -
     """Once all is well again every event has had one truthful end, and those of a visitor were sent in their order."""
     storm = Storm(world, seed)
     monkeypatch.setattr(_outbox_keeper, "GROUP", storm.chance.choice([2, 3, 1_000]))
-    monkeypatch.setattr(_fallback, "CLAIM", storm.chance.choice([2, 2_000]))
+    monkeypatch.setattr(_taking_over, "CLAIM", storm.chance.choice([2, 2_000]))
     monkeypatch.setattr(_fallback, "ENDED", storm.chance.choice([1, 2_000]))
     for outbox in (Local, Shared):
         for name in SLOW:

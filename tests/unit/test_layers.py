@@ -48,6 +48,7 @@ BORDERS = [
     "edge.state",
     "edge.transport",
     "outbox._admission",
+    "outbox._raised",
     "outbox.base",
     "stores.base",
 ]
@@ -85,6 +86,7 @@ ENGINE = [
     "_commands",
     "_batch",
     "_expiry",
+    "_taking_over",
     "_fallback",
     "_outbox_keeper",
     "_courier",

@@ -9,6 +9,7 @@ import pytest
 from common import settle
 
 from alloy_async import Alloy, ConsentDeclined
+from alloy_async.edge import EdgeResponse
 
 eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 
@@ -71,7 +72,7 @@ async def test_eager_tasks_write_the_second_choice_too(eager_alloy):
 async def test_eager_tasks_answer_the_second_get_ecid_too(eager_alloy, edge):
     """An answer that names no ECID ends the command that asked; the next one asks again."""
     await done(eager_alloy.opt_in(purposes="all"))
-    edge.answers.append(OSError("a transport's mistake"))
+    edge.answers.append(EdgeResponse(200, {}, b'{"handle": []}'))
     first, second = *(await done(eager_alloy.get_ecid())), *(await done(eager_alloy.get_ecid()))
     assert isinstance(first, Exception)
     assert len(second) == 38

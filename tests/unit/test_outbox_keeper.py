@@ -15,6 +15,7 @@ from alloy_async import (
     OutboxError,
     OutboxFull,
     _outbox_keeper,
+    _taking_over,
 )
 from alloy_async.edge import EdgeResponse
 from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
@@ -187,7 +188,7 @@ async def test_what_is_left_at_the_end_is_kept_and_sent_first_by_the_next_start(
 
 async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monkeypatch):
     """It is taken over in parts; newer events wait until the last part is here."""
-    monkeypatch.setattr(_outbox_keeper, "CLAIM", 4)
+    monkeypatch.setattr(_taking_over, "CLAIM", 4)
     first = await another(options, shelf, clock)
     await first.opt_in(purposes="all")
     edge.hold()
@@ -205,7 +206,7 @@ async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monk
 
 async def test_a_large_backlog_does_not_fill_memory(options, shelf, clock, edge, monkeypatch):
     """However long the edge does not answer; and what others leave meanwhile is not held up by what is new here."""
-    monkeypatch.setattr(_outbox_keeper, "CLAIM", 4)
+    monkeypatch.setattr(_taking_over, "CLAIM", 4)
     first = await another(options, shelf, clock)
     await first.opt_in(purposes="all")
     edge.hold()

@@ -1,0 +1,255 @@
+"""Taking over what belongs to no living worker: events that a dead one, or an earlier start, has left in an outbox.
+
+Theory of operation. Only what belongs to visitors who consent now comes back, oldest first, and as much at once as memory
+should hold; the rest follows as that ends. Until all of a visitor's is back, their newer events wait. What belongs to
+visitors who have declined is erased: they were killed who should have done it.
+
+``Left`` is that for one outbox, the shared one or the one of this machine. What is around it differs in all its parts, so
+that each has its own: here ``Recovery`` for the shared one, where newer events wait for as long as it cannot be read, and
+erasing goes on beside; and ``Fallback`` for this machine's, where nothing waits for a file that cannot be read, and
+erasing comes before what was taken over may go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from ._clock import Clock
+from ._commands import EventCommand
+from ._expiry import Expiry
+from ._futures import cancel_all
+from .outbox._raised import as_outbox_error
+from .outbox.base import LEASE, Claimed, Outbox, VisitorKey
+
+__all__ = ["Consenting", "Left", "Recovery", "TakingOver"]
+
+Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, Any]]]
+"""Given visitors, tells which of them consent, with whatever their events need when they come back."""
+
+CLAIM = 2_000
+CLAIM_SIZE = 4_194_304
+"""Events, and bytes of them, that are taken over in one step."""
+
+
+class TakingOver(NamedTuple):
+    """What taking over needs to know of visitors.
+
+    Attributes:
+        consenting: given visitors, tells which of them consent now, with what ``on_claimed`` needs.
+        read_again: reads what a visitor has chosen: what is known here may have been changed elsewhere.
+        has_declined: whether a visitor is known to have declined.
+        holds: whether a refusal is known to hold still, of which an outbox has told.
+        on_claimed: takes events, with what ``consenting`` has told, and returns them as commands.
+    """
+
+    consenting: Consenting
+    read_again: Callable[[VisitorKey], Awaitable[object]]
+    has_declined: Callable[[VisitorKey], bool]
+    holds: Callable[[VisitorKey], bool]
+    on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
+
+
+class Left:
+    """What belongs to no living worker in one outbox.
+
+    Args:
+        outbox: where it lies.
+
+    Attributes:
+        visitors: of whom something is left, as was seen last, without those of whom all was taken over since.
+        is_known: whether that has been seen yet.
+        has_more: whether some of it waits there because memory holds as much as it should.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.visitors: frozenset[VisitorKey] = frozenset()
+        self.is_known = False
+        self.has_more = False
+
+    async def look(self) -> None:
+        """See of whom something is left.
+
+        Raises:
+            OutboxError: it could not be read.
+        """
+        self.has_more = False
+        self.visitors = frozenset(await self._outbox.abandoned())
+        self.is_known = True
+
+    async def claim(
+        self,
+        visitors: TakingOver,
+        *,
+        returning: Callable[[], int],
+        take: Callable[[list[EventCommand]], object],
+    ) -> Collection[VisitorKey]:
+        """Take over as much as memory should hold, and return the visitors of whom that was all: to be forgotten.
+
+        Args:
+            visitors: what is to be known of them.
+            returning: how many events that were taken over have not gone on yet; not what is new here: that may wait.
+            take: takes what was taken over, part by part.
+
+        Raises:
+            OutboxError: it could not be done; what ``take`` has been given is taken over.
+        """
+        while consenting := await visitors.consenting(self.visitors):
+            room = CLAIM - returning()
+            if room <= 0:
+                self.has_more = True
+                break
+            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
+            take(visitors.on_claimed(claimed, consenting))
+            if not claimed:
+                return consenting.keys()
+        return ()
+
+    def forget(self, visitors: Collection[VisitorKey]) -> None:
+        """Take note that nothing is left of these; from now on what is new of theirs does not wait."""
+        self.visitors = self.visitors.difference(visitors)
+
+
+class Recovery:
+    """Renews the lease of a worker, and takes over what dead ones have left in the shared outbox.
+
+    Args:
+        outbox: the shared one.
+        lifetime: seconds that an event may wait for its delivery.
+        clock: where time comes from.
+        logger: hears of what goes wrong without harm.
+        on_lease_lost: hears that the lease had run out: others may have taken over what is this worker's.
+        hold: takes what is this worker's from now on.
+        erase_if: erases a visitor's events, if the function that it is given says so of the visitor right before.
+        hand_over: leaves what is stored to others, in a worker that takes over nothing; None: this one does.
+
+    Attributes:
+        returning: events of this worker that were left by others or by an earlier start; whoever holds them counts.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        lifetime: float,
+        clock: Clock,
+        logger: logging.Logger,
+        on_lease_lost: Callable[[], object],
+        hold: Callable[[list[EventCommand]], object],
+        erase_if: Callable[[VisitorKey, Callable[[VisitorKey], bool]], Awaitable[object]],
+        hand_over: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        self._outbox = outbox
+        self._left = Left(outbox)
+        self._expiry = Expiry(outbox, lifetime=lifetime, place="from the outbox", clock=clock, logger=logger)
+        self._clock = clock
+        self._logger = logger
+        self._on_lease_lost = on_lease_lost
+        self._hold = hold
+        self._erase_if = erase_if
+        self._hand_over = hand_over
+        self._on_ended: Callable[[], object] = _nothing
+        self._visitors: TakingOver | None = None
+        self._rests_until = 0.0
+        self._claiming: asyncio.Task[None] | None = None
+        self._erasing: asyncio.Task[None] | None = None
+        self.returning = 0
+
+    def open(self, visitors: TakingOver, *, on_ended: Callable[[], object]) -> None:
+        """Say what ``start`` needs.
+
+        Args:
+            visitors: what taking over needs to know of them.
+            on_ended: hears that it has come to its end, well or not.
+        """
+        self._visitors = visitors
+        self._on_ended = on_ended
+
+    def has_recovered(self, visitor: VisitorKey) -> bool:
+        """Return whether all that was left of a visitor has been taken over."""
+        return self._left.is_known and visitor not in self._left.visitors
+
+    def left(self) -> frozenset[VisitorKey] | None:
+        """Return the visitors of whom something is left; None while that is not known."""
+        return self._left.visitors if self._left.is_known else None
+
+    @property
+    def is_claiming(self) -> bool:
+        """Whether it is being looked for what dead workers have left."""
+        return self._claiming is not None
+
+    @property
+    def should_go_on(self) -> bool:
+        """Whether more is left, and memory has room for it again."""
+        return self._left.has_more and self.returning <= CLAIM // 2
+
+    def start(self) -> None:
+        """Renew the lease, and take over what belongs to no living worker; what has failed rests for a while."""
+        if self._claiming is None and self._clock.monotonic() >= self._rests_until:
+            self._claiming = asyncio.Task(self._claim(), name="alloy-outbox-claim")
+
+    def stop_resting(self) -> None:
+        """Let the next ``start`` try again what has failed."""
+        self._rests_until = 0.0
+
+    async def _claim(self) -> None:
+        try:
+            if not await self._outbox.renew():
+                self._on_lease_lost()
+            if self._hand_over is not None:
+                self._left.is_known = True  # nothing is left to this worker
+                await self._hand_over()
+            else:
+                await self._expiry.look()
+                if self._visitors is not None:
+                    await self._take_over(self._visitors)
+                    self._start_erasing(self._visitors)
+        except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
+            error = as_outbox_error("read", raised)
+            self._logger.warning("%s; tried again in %g s", error, LEASE / 3)
+            self._rests_until = self._clock.monotonic() + LEASE / 3
+        finally:
+            self._claiming = None
+        self._on_ended()
+
+    async def _take_over(self, visitors: TakingOver) -> None:
+        await self._left.look()
+        taken = await self._left.claim(visitors, returning=lambda: self.returning, take=self._hold)
+        self._left.forget(taken)
+
+    def _start_erasing(self, visitors: TakingOver) -> None:
+        """Erase what dead workers have left of visitors that have declined: they were killed before they had erased it.
+
+        Beside taking over, which must not wait for it: there may be many, and each makes others look.
+        """
+        if self._erasing is None and any(map(visitors.has_declined, self._left.visitors)):
+            self._erasing = asyncio.Task(self._erase_left(visitors), name="alloy-outbox-erase")
+
+    async def _erase_left(self, visitors: TakingOver) -> None:
+        try:
+            for visitor in filter(visitors.has_declined, self._left.visitors):
+                if visitor in self._left.visitors:  # as was seen last: another worker may have been faster
+                    await visitors.read_again(visitor)
+                    await self._erase_if(visitor, visitors.has_declined)
+        except Exception as raised:  # noqa: BLE001 - as above
+            self._logger.warning("%s; what was refused is erased later", as_outbox_error("erase", raised))
+        finally:
+            self._erasing = None
+
+    # The end
+
+    async def finish(self) -> None:
+        """Stop taking over."""
+        self._visitors = None  # a look at what others did starts it too, once that has come to its end
+        await cancel_all(self.tasks())
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return what is under way, to be cancelled."""
+        return [task for task in (self._claiming, self._erasing) if task is not None]
+
+
+def _nothing(*_: object) -> None:
+    """Hear of something before there is anybody to tell."""
