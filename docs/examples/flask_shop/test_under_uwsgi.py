@@ -61,6 +61,7 @@ def test_nothing_that_was_bought_is_lost(edge, tmp_path, words):
         for browser in browsers:
             assert browser.post("/checkout").status_code == 303
             browser.close()
+        _until_all_have_loaded(tmp_path / "log", 2 if "--lazy-apps" in words else 1)
         master.send_signal(signal.SIGTERM)
         assert master.wait(60) == 0, (tmp_path / "log").read_text()
     types = [record["event"]["xdm"]["eventType"] for record in edge.events]
@@ -73,6 +74,14 @@ def test_a_fork_that_python_did_not_hear_of_is_said(edge, tmp_path):
         _until_it_answers(address)
         assert httpx.get(address, timeout=5).status_code == 500
     assert "py-call-uwsgi-fork-hooks = true" in (tmp_path / "log").read_text()
+
+
+def _until_all_have_loaded(log, count):
+    """Wait for those that load the application: uWSGI cannot tell one to end that still loads it, and waits for ever."""
+    deadline = time.monotonic() + 60
+    while log.read_text().count("WSGI app 0 ") < count:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def _until_it_answers(address):
