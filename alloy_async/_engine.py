@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
 from ._commands import EventCommand
@@ -40,7 +40,7 @@ from .errors import (
 )
 from .hooks import Hooks
 from .outbox.base import Claimed, Outbox, Shelf
-from .stores.base import Change, Store, VisitorKey, WatchedStore
+from .stores.base import Change, Store, VisitorKey
 from .stores.nowhere import NowhereStore
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Engine:
         )
         self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
         self.visitor.knows_choice = True  # start reads it
-        digest = self._digest if callable(getattr(self._store, "digest", None)) else None
+        digest = _digest_of(self._store, settings)
         self.visitors = Visitors(
             self._make_visitor,
             most=settings.max_visitors,
@@ -209,10 +209,6 @@ class Engine:
 
     def _key(self, visitor: str) -> VisitorKey:
         return VisitorKey(self.settings.ims_org_id, self.settings.config_id, visitor)
-
-    def _digest(self, visitor: str) -> str:
-        """Return what changes in the store call a visitor."""
-        return cast("WatchedStore", self._store).digest(self._key(visitor))
 
     def _find(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor that is known here."""
@@ -541,6 +537,15 @@ class Engine:
             finally:
                 if self._owns_store:
                     await self._store.aclose()
+
+
+def _digest_of(store: Store, settings: Settings) -> Callable[[str], str] | None:
+    """Return what tells the name by which changes in a store speak of a visitor; None where it tells of none."""
+    digest: Any = getattr(store, "digest", None)
+    if not callable(digest):
+        return None
+    organisation, datastream = settings.ims_org_id, settings.config_id  # looked up once, not with each view
+    return lambda visitor: digest(VisitorKey(organisation, datastream, visitor))
 
 
 def _tell(heard: Callable[[Sequence[Change] | None], None] | None, changes: Sequence[Change] | None) -> None:
