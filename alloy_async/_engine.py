@@ -541,8 +541,8 @@ class Engine:
 
 def _digest_of(store: Store, settings: Settings) -> Callable[[str], str] | None:
     """Return what tells the name by which changes in a store speak of a visitor; None where it tells of none."""
-    digest: Any = getattr(store, "digest", None)
-    if not callable(digest):
+    digest: Callable[[VisitorKey], str] | None = getattr(store, "digest", None)
+    if digest is None:
         return None
     organisation, datastream = settings.ims_org_id, settings.config_id  # looked up once, not with each view
     return lambda visitor: digest(VisitorKey(organisation, datastream, visitor))
