@@ -12,7 +12,8 @@ from typing import NoReturn, Self
 
 __all__ = ["Interruption", "leave"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# On Windows none: its loops take no signals, and Ctrl-C cancels the main task there.
+_SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
@@ -35,18 +36,14 @@ class Interruption:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        # What asyncio raises on Windows, where loops take no signals: Ctrl-C cancels the main task there instead.
-        with suppress(NotImplementedError):
-            for number in _SIGNALS:
-                loop.add_signal_handler(number, self._heard, number)
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._heard, number)
         return self
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
-        # On Windows, as above: nothing was added.
-        with suppress(NotImplementedError):
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
     def _heard(self, number: int) -> None:
         if self.signal is None:
