@@ -186,18 +186,23 @@ async def test_what_is_left_at_the_end_is_kept_and_sent_first_by_the_next_start(
     assert (books.accepted, books.recovered, books.delivered) == (4, 3, 4)
 
 
-async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monkeypatch):
-    """It is taken over in parts; newer events wait until the last part is here."""
-    monkeypatch.setattr(_taking_over, "CLAIM", 4)
+async def leave_behind(count, options, shelf, clock, edge):
+    """Close an instance with so many events that the edge has not answered."""
     first = await another(options, shelf, clock)
     await first.opt_in(purposes="all")
     edge.hold()
-    for number in range(30):
+    for number in range(count):
         first.event(type=str(number))
     await settle()
     await closed(first, clock)
     edge.release()
     edge.requests.clear()
+
+
+async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monkeypatch):
+    """It is taken over in parts; newer events wait until the last part is here."""
+    monkeypatch.setattr(_taking_over, "CLAIM", 4)
+    await leave_behind(30, options, shelf, clock, edge)
     second = await another(options, shelf, clock)
     await second.event(type="new")
     assert edge.event_types == [*map(str, range(30)), "new"]
@@ -207,15 +212,7 @@ async def test_a_large_backlog_keeps_its_order(options, shelf, clock, edge, monk
 async def test_a_large_backlog_does_not_fill_memory(options, shelf, clock, edge, monkeypatch):
     """However long the edge does not answer; and what others leave meanwhile is not held up by what is new here."""
     monkeypatch.setattr(_taking_over, "CLAIM", 4)
-    first = await another(options, shelf, clock)
-    await first.opt_in(purposes="all")
-    edge.hold()
-    for number in range(20):
-        first.event(type=str(number))
-    await settle()
-    await closed(first, clock)
-    edge.release()
-    edge.requests.clear()
+    await leave_behind(20, options, shelf, clock, edge)
     edge.hold()
     second = await another(options, shelf, clock)
     new = [second.event(type=f"new {number}") for number in range(6)]
