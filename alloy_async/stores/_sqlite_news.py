@@ -20,7 +20,7 @@ from weakref import WeakMethod
 
 from .._clock import Cancellable, Clock
 from .._database import Database
-from .base import Change, Heard, VisitorKey, visitor_digest
+from .base import Change, Heard, VisitorKey, tell, visitor_digest
 
 __all__ = ["SCHEMA", "News", "Position", "begin", "note"]
 
@@ -113,9 +113,11 @@ class News:
         self._lost = False
         self._look_later()
 
-    def join(self, heard: Heard) -> None:
-        """Add a listener."""
+    def join(self, heard: Heard, *, late: bool) -> None:
+        """Add a listener; one that comes late does not know what was told before, and reads again."""
         self._listeners.append(heard)
+        if late:
+            self.loop.call_soon(tell, [heard], None)
 
     def stop(self) -> None:
         """Tell nothing any more."""
@@ -154,14 +156,7 @@ class News:
             self._lost = False
             _logger.warning("%s: within reach again", self._database.path)
         if changes is None or changes:
-            for heard in [*self._listeners]:
-                self._tell(heard, changes)
-
-    def _tell(self, heard: Heard, changes: list[Change] | None) -> None:
-        try:
-            heard(changes)
-        except Exception as error:  # noqa: BLE001 - somebody else's
-            _logger.error("a listener to the store raised %s", type(error).__name__)
+            tell([*self._listeners], changes)
 
     def _lose(self, error: BaseException) -> None:
         if not self._lost:

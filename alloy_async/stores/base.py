@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,19 @@ from typing import NamedTuple, Protocol, TypeAlias
 from .._consent._rules import Choice
 from ..identity import StoredIdentity
 
-__all__ = ["Change", "Choice", "Heard", "Preference", "Store", "VisitorKey", "WatchedStore", "visitor_digest"]
+__all__ = [
+    "Change",
+    "Choice",
+    "Heard",
+    "Preference",
+    "Store",
+    "VisitorKey",
+    "WatchedStore",
+    "tell",
+    "visitor_digest",
+]
+
+_logger = logging.getLogger("alloy_async")
 
 
 class VisitorKey(NamedTuple):
@@ -78,6 +91,15 @@ class Change(NamedTuple):
 
 Heard: TypeAlias = Callable[[Sequence[Change] | None], object]
 """Hears of changes, oldest first; None: any of it may have changed, and nobody knows how."""
+
+
+def tell(listeners: Sequence[Heard], changes: Sequence[Change] | None) -> None:
+    """Tell listeners of changes; one that raises is said in the log, without what it raised, and harms no other."""
+    for heard in listeners:
+        try:
+            heard(changes)
+        except Exception as error:  # noqa: BLE001 - somebody else's
+            _logger.error("a listener to the store raised %s", type(error).__name__)
 
 
 class Store(Protocol):

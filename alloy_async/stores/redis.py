@@ -27,7 +27,7 @@ from .._json import encode
 from .._redis import LinkClosed, RedisLink, Script, attend, describe, failures, key_prefix
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity, read_stored
-from .base import Change, Heard, Preference, VisitorKey, visitor_digest
+from .base import Change, Heard, Preference, VisitorKey, tell, visitor_digest
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -249,7 +249,7 @@ class _News:
         """Add a listener; one that comes late does not know what was told before."""
         self._listeners.append(heard)
         if self._has_told:
-            self.loop.call_soon(self._tell, None, [heard])
+            self.loop.call_soon(tell, [heard], None)
 
     async def listen(self) -> None:
         """Listen until the link is closed."""
@@ -273,19 +273,12 @@ class _News:
             _logger.warning("%s: within reach again; choices are read again", self._place)
         if changes is None or changes:
             self._has_told = True
-            self._tell(changes, [*self._listeners])
+            tell([*self._listeners], changes)
 
     def _lose(self, problem: str) -> None:
         if not self._lost:
             self._lost = True
             _logger.warning("%s: choices that others make are not heard for now: %s", self._place, problem)
-
-    def _tell(self, changes: list[Change] | None, listeners: Sequence[Heard]) -> None:
-        for heard in listeners:
-            try:
-                heard(changes)
-            except Exception as error:  # noqa: BLE001 - somebody else's
-                _logger.error("a listener to the store raised %s", type(error).__name__)
 
     async def _read(self) -> list[Change] | None:
         """Return whose choices have changed; None when it may be anybody's."""

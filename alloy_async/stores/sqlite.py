@@ -129,14 +129,10 @@ class SQLiteStore:
                 have been missed: soon, where the store has been watched before; where the process was suspended for
                 long; and where the file was removed.
         """
-        before = self._news
-        loop = asyncio.get_running_loop()
-        if before is None or before.loop is not loop:
-            self._news = News(self._database, self._position, self._clock)
-        if before is not None:  # what was told since this listener has read something, it has not heard
-            loop.call_soon(heard, None)
-        assert self._news is not None  # noqa: S101 - tells type checkers what stands above
-        self._news.join(heard)
+        before = news = self._news
+        if news is None or news.loop is not asyncio.get_running_loop():
+            news = self._news = News(self._database, self._position, self._clock)
+        news.join(heard, late=before is not None)
 
     @staticmethod
     def digest(key: VisitorKey) -> str:
