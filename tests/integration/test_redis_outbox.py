@@ -1139,6 +1139,37 @@ async def test_another_instance_delivers_what_one_has_left(server):
     assert server.command("XLEN", "alloy:{outbox}:events") == 0
 
 
+async def test_an_ordered_relay_waits_for_what_a_worker_has_not_handed_over(server, make):
+    """It sends what is handed over of others meanwhile, and then the visitor's events as they were stored."""
+    edge = RecordingEdge()
+    slow, quick = [await opened(make(server)) for _ in range(2)]
+    bodies = {number: b'{"xdm":{"_id":"%d","eventType":"%d"}}' % (number, number) for number in range(3)}
+    now = time.time()
+    await store(*slow, [event(body=bodies[0], accepted_at=now)])
+    await store(
+        *quick, [event(name, bodies[number], accepted_at=now) for number, name in ((1, ANNE), (2, BERT))]
+    )
+    await quick[0].release()
+    async with Alloy() as relay:
+        await relay.configure(
+            config_id=ANNE.datastream,
+            ims_org_id=ANNE.organisation,
+            store="memory",
+            outbox="redis",
+            redis_url=server.url,
+            ordered=True,
+            transport=edge,
+        )
+        work = asyncio.create_task(relay.relay(every=0.01))
+        await until(lambda: edge.events)
+        await relay.flush()
+        assert edge.event_types == ["2"]
+        await slow[0].release()
+        await until(lambda: len(edge.events) == 3)
+        work.cancel()
+    assert edge.event_types == ["2", "0", "1"]
+
+
 async def test_a_refusal_in_one_instance_stops_the_others(server):
     """What one instance has stored for a visitor is not sent once another has recorded the refusal."""
     edge = RecordingEdge()
