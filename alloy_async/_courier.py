@@ -14,7 +14,7 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Iterator
 from copy import copy
-from itertools import chain, groupby, islice, takewhile
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._batch import Batch
@@ -188,9 +188,7 @@ class Courier:
     def _queued(self) -> list[EventCommand]:
         unwritten = self._keeper.unwritten() if self._keeper is not None else []
         again = (command for waiting in self._again for command in waiting.batch.commands)
-        return [
-            command for command in (*again, *self._line.waiting(), *unwritten) if command.stage == "queued"
-        ]
+        return [command for command in (*again, *self._line, *unwritten) if command.stage == "queued"]
 
     # What starts when
 
@@ -200,31 +198,52 @@ class Courier:
             return  # the loop is ending, or somebody cancels every task: see _was_cancelled
         while len(self._under_way) < self._max_in_flight and not self._closed:
             now = self._clock.monotonic()
-            if self._clear_front(now) == SLICE:
-                self.wake()
-                return
             if self._is_blocked(now):
+                self._make_way((), now)
                 return
             batch = self._due_again(now) or self._fresh(now)
             if batch is None:
                 return
             self._start(batch)
 
-    def _clear_front(self, now: float) -> int:
-        """Take from the front what may not be sent: too old, refused, or its consent is asked for again."""
+    def _make_way(self, busy: Collection[VisitorState], now: float) -> bool:
+        """Let an event stand in front that may go now, if there is one; return False when that takes more turns.
+
+        What may not be sent is taken away: it is too old, refused, or its consent is asked for again. What has to wait for
+        something else of its visitor's is set aside.
+        """
         too_old = now - self._lifetime
-        barred = takewhile(
-            lambda command: command.released_at <= too_old or command.verdict() is not Verdict.PASS,
-            self._line.waiting(),
-        )
-        commands = list(islice(barred, SLICE))
-        self._line.remove(*commands)
-        for command in commands:
+        self._line.let_pass(lambda first: first.released_at <= too_old or not self._has_to_wait(first, busy))
+        barred: list[EventCommand] = []
+        waits: list[EventCommand] = []
+        for command in islice(self._line.waiting(), SLICE):
+            if command.released_at <= too_old or command.verdict() is not Verdict.PASS:
+                barred.append(command)
+            elif self._has_to_wait(command, busy):
+                waits.append(command)
+            else:
+                break
+        self._line.set_aside(waits)
+        self._take_away(barred, too_old)
+        if len(barred) + len(waits) < SLICE:
+            return True
+        self.wake()
+        return False
+
+    def _has_to_wait(self, command: EventCommand, busy: Collection[VisitorState]) -> bool:
+        """Return whether something else of its visitor's has to end first, or to be taken over from the outbox."""
+        return command.visitor in busy or not self._is_next(command)
+
+    def _is_next(self, command: EventCommand) -> bool:
+        return self._keeper is None or command.order < 0 or self._keeper.has_recovered(command.visitor.key)
+
+    def _take_away(self, barred: list[EventCommand], too_old: float) -> None:
+        self._line.remove(*barred)
+        for command in barred:
             if command.released_at <= too_old and command.verdict() is not Verdict.REFUSE:
                 command.fail(self._too_late())
-        for visitor, theirs in groupby(commands, key=lambda command: command.visitor):
+        for visitor, theirs in groupby(barred, key=lambda command: command.visitor):
             visitor.gate.readmit(theirs)  # which passes over those that have ended
-        return len(commands)
 
     def _is_blocked(self, now: float) -> bool:
         """Return whether nothing may start; when so, make sure that it is looked at again in time."""
@@ -232,14 +251,13 @@ class Courier:
             return True  # it wakes us
         if self._breaker.lets_start(now):
             return False
-        head = self._line.first()
-        if not self._again and head is None:
+        if not self._again and not self._line:
             return False
         for waiting in self._again:
             self._end_if_too_late(waiting.batch, now)
         if self._breaker.circuit == "open":
             heads = [waiting.batch.head for waiting in self._again if waiting.batch.commands]
-            heads += [] if head is None else [head]
+            heads += [*self._line.aside(), *islice(self._line.waiting(), 1)]
             self._wake_at(min([self._breaker.until, *(self._deadline(head) for head in heads)]), now)
         return True
 
@@ -278,7 +296,9 @@ class Courier:
             self._in_a_hurry = False
             return None
         busy = self._busy()
-        head = self._head(busy)
+        if not self._make_way(busy, now):
+            return None
+        head = self._line.first()
         self._all_wait = head is None
         if head is None or not self._is_due(head, now):
             return None
@@ -291,23 +311,8 @@ class Courier:
         if not self._ordered:
             return ()
         batches = chain(self._under_way.values(), (waiting.batch for waiting in self._again))
-        return {command.visitor for batch in batches for command in batch.commands}
-
-    def _head(self, busy: Collection[VisitorState]) -> EventCommand | None:
-        """Return the oldest event that may go now, whatever others wait for."""
-        passed_over: set[VisitorState] = set()
-        for command in islice(self._line.waiting(), FORESIGHT):
-            visitor = command.visitor
-            if visitor in passed_over:
-                continue
-            if visitor not in busy and command.verdict() is Verdict.PASS and self._is_next(command):
-                return command
-            passed_over.add(visitor)
-        return None
-
-    def _is_next(self, head: EventCommand) -> bool:
-        """Return whether nothing older is left in the outbox; if there is, it is being taken over."""
-        return self._keeper is None or head.order < 0 or self._keeper.has_recovered(head.visitor.key)
+        commands = chain.from_iterable(batch.commands for batch in batches)
+        return {command.visitor for command in commands if not command.ended}
 
     def _is_due(self, head: EventCommand, now: float) -> bool:
         """Return whether a batch should start now; when not, make sure that it is looked at again in time."""

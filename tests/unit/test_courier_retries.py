@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -108,6 +109,70 @@ async def test_ordered_events_wait_behind_a_retry(options, edge, clock):
         await first
         await second
     assert edge.event_types == ["a", "a", "b"]
+
+
+@pytest.fixture
+async def aside(options, edge, clock):
+    """One visitor's event waits for another attempt, and 1 200 more wait for that one."""
+    edge.answers.append(EdgeResponse(429, {"retry-after": "200"}, b""))
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"ordered": True})
+        anne = alloy.visitor("anne", purposes="all")
+        events = [anne.event(type="0", view_start=True)]
+        await settle()
+        events += [anne.event(type=f"{number}") for number in range(1, 1_201)]
+        await settle(50)
+        assert edge.event_types == ["0"]
+        yield alloy, anne, events
+        clock.advance(200)  # so that a test that fails comes to its end
+
+
+async def test_what_stands_aside_may_be_cancelled(aside, edge, clock):
+    """It is not sent; what is around it is, in order."""
+    alloy, _, events = aside
+    for event in (*events[1:50], events[700], events[1_200]):
+        event.cancel()
+    await settle()
+    assert alloy.statistics().queued == 1_150
+    clock.advance(200)
+    for number in (0, *range(50, 700), *range(701, 1_200)):
+        await events[number]
+    await settle()
+    assert edge.event_types[1:] == [f"{number}" for number in (0, *range(50, 700), *range(701, 1_200))]
+    assert alloy.statistics().queued == 0
+
+
+async def test_what_stands_aside_is_sent_though_what_it_waited_for_was_cancelled(aside, edge):
+    """At once: nothing of the visitor's has to end any more."""
+    _, _, events = aside
+    events[0].cancel()
+    for event in events[1:]:
+        await event
+    assert edge.event_types == [f"{number}" for number in range(1_201)]
+
+
+async def test_what_stands_aside_is_refused_with_the_rest(aside, edge, clock):
+    """And what is called after a new yes goes."""
+    _, anne, events = aside
+    await anne.opt_in(purposes="none")
+    await settle(50)
+    assert all(isinstance(event.exception(), ConsentDeclined) for event in events)
+    await anne.opt_in(purposes="all")
+    await anne.event(type="after")
+    clock.advance(200)
+    await settle()
+    assert edge.event_types == ["0", "after"]
+
+
+async def test_closing_ends_what_stands_aside(aside, clock):
+    """The books add up."""
+    alloy, _, events = aside
+    closing = asyncio.create_task(alloy.aclose(grace=1))
+    await settle()
+    clock.advance(1)
+    summary = await closing
+    assert all(isinstance(event.exception(), AlloyClosed) for event in events)
+    assert summary.accepted == summary.failed == 1_201
 
 
 async def test_a_refusal_ends_what_waits_for_another_attempt(open_alloy, edge, clock):

@@ -47,20 +47,23 @@ def cancel_requests():
             task.cancel()
 
 
+class SlowToTakeOver(MemoryOutbox):
+    """Events that are taken over arrive when a test says so."""
+
+    held = None
+
+    async def claim(self, *arguments, **keywords):
+        claimed = await super().claim(*arguments, **keywords)
+        if claimed:
+            self.held = asyncio.get_running_loop().create_future()
+            await self.held
+        return claimed
+
+
 async def test_what_comes_back_during_a_refusal_is_refused(options, shelf, clock, edge):
     """None and all again while events are being taken over: they belong to what was refused."""
 
-    class Slow(MemoryOutbox):
-        held = None
-
-        async def claim(self, *arguments, **keywords):
-            claimed = await super().claim(*arguments, **keywords)
-            if claimed:
-                self.held = asyncio.get_running_loop().create_future()
-                await self.held
-            return claimed
-
-    outbox = Slow(shelf, clock=clock)
+    outbox = SlowToTakeOver(shelf, clock=clock)
     await left_behind(shelf, clock, "old")
     async with Alloy() as alloy:
         await alloy.configure(**options | {"outbox": outbox})
@@ -75,6 +78,44 @@ async def test_what_comes_back_during_a_refusal_is_refused(options, shelf, clock
         await agreed
         await alloy.event(type="after")
     assert edge.event_types == ["after"]
+
+
+async def test_nobody_stands_behind_many_events_that_wait_for_older_ones(options, shelf, clock, edge):
+    """What waits for what an earlier start has left delays no other visitor, and goes in order."""
+    outbox = SlowToTakeOver(shelf, clock=clock)
+    await left_behind(shelf, clock, "old")
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox})
+        await alloy.opt_in(purposes="all")
+        events = [alloy.event(type=f"{number}") for number in range(3_000)]
+        await settle(100)
+        assert outbox.held is not None
+        events.append(alloy.visitor("bert", purposes="all").event(type="bert"))
+        await settle(100)
+        meanwhile = [*edge.event_types]
+        outbox.held.set_result(None)
+        for event in events:
+            await event
+    assert meanwhile == ["bert"]
+    assert edge.event_types[1:] == ["old", *(f"{number}" for number in range(3_000))]
+
+
+async def test_what_waits_for_older_ones_ends_when_it_is_too_old(options, shelf, clock, edge):
+    """Though it stands aside: as soon as anything is looked at."""
+    outbox = SlowToTakeOver(shelf, clock=clock)
+    await left_behind(shelf, clock, "old")
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "delivery_timeout": 100})
+        await alloy.opt_in(purposes="all")
+        events = [alloy.event(type=f"{number}") for number in range(1_200)]
+        await settle(100)
+        clock.advance(100)
+        await alloy.visitor("bert", purposes="all").event(type="bert")
+        await settle(50)
+        ended = [event.done() and type(event.exception()) for event in events]
+        outbox.held.set_result(None)
+    assert ended == [NetworkError] * 1_200
+    assert edge.event_types == ["bert"]
 
 
 @pytest.mark.parametrize("text", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 99 Foo 2026", "\0"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 
 from hypothesis import given, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from alloy_async._line import Line
 
@@ -65,3 +68,137 @@ def test_removing_what_has_gone_is_harmless():
     line.remove(event)
     line.remove(event)
     assert len(line) == 0
+
+
+def test_what_was_set_aside_joins_what_comes_back_by_order():
+    """Also for what comes back after that."""
+    line: Line[Event] = Line()
+    anne, bert = Visitor(), Visitor()
+    events = [Event(1, anne), Event(2, anne), Event(3, bert), Event(4, bert)]
+    for event in events:
+        line.put(event)
+    line.remove(events[0], *events[2:])
+    line.set_aside(events[1:2])
+    line.give_back([events[0], events[3]])
+    line.give_back([events[2]])
+    assert [event.order for event in line.waiting()] == [1, 2, 3, 4]
+
+
+def test_what_was_set_aside_may_be_set_aside_again():
+    """The next one of the visitor has to wait though the first one, which went away, had not."""
+    line: Line[Event] = Line()
+    anne = Visitor()
+    first, second = Event(1, anne), Event(2, anne)
+    line.put(first)
+    line.put(second)
+    line.set_aside([first, second])
+    line.let_pass(lambda _: True)
+    line.remove(first)
+    line.set_aside([second])
+    assert line.first() is None
+    assert list(line) == list(line.aside()) == [second]
+    line.remove(second)
+    assert (len(line), line.size) == (0, 0)
+
+
+class Lines(RuleBasedStateMachine):
+    """Whatever is taken, given back, set aside and let pass: each visitor's events go in order, and none is lost."""
+
+    def __init__(self):
+        super().__init__()
+        self.line: Line[Event] = Line()
+        self.persons = [Visitor(), Visitor()]
+        self.inside: set[Event] = set()
+        self.taken: list[Event] = []
+        self.order = self.too_old = 0
+
+    def theirs(self, visitor):
+        return [event.order for event in self.inside if event.visitor is visitor]
+
+    @rule(person=st.sampled_from([0, 1]), count=st.integers(1, 4))
+    def called(self, person, count):
+        for _ in range(count):
+            self.order += 1
+            event = Event(self.order, self.persons[person], b"x" * (self.order % 7))
+            self.line.put(event)
+            self.inside.add(event)
+
+    @rule(orders=st.integers(1, 3))
+    def time_passed(self, orders):
+        self.too_old = min(self.too_old + orders, self.order)
+
+    @precondition(lambda self: self.inside)
+    @rule(busy=st.sets(st.sampled_from([0, 1])), ahead=st.integers(1, 3), count=st.integers(0, 4))
+    def looked_at(self, busy, ahead, count):
+        """As the courier does: what has to wait, at the front, is set aside; then some go that need not wait.
+
+        What has become too old is taken away when it comes to the front.
+        """
+        busy = {self.persons[person] for person in busy}
+        self.line.let_pass(lambda first: first.order <= self.too_old or first.visitor not in busy)
+        bars = takewhile(
+            lambda event: event.order <= self.too_old or event.visitor in busy, self.line.waiting()
+        )
+        front = list(islice(bars, ahead))
+        ended = [event for event in front if event.order <= self.too_old]
+        self.line.set_aside(event for event in front if event not in ended)
+        self.line.remove(*ended)
+        self.inside.difference_update(ended)
+        if len(front) < ahead:
+            first = self.line.first()
+            assert first is None or first.visitor not in busy
+        go = [event for event in self.line.waiting() if event.visitor not in busy][:count]
+        for event in go:
+            assert event.order == min(self.theirs(event.visitor))
+            self.inside.discard(event)
+        self.line.remove(*go)
+        self.taken += go
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data(), at_once=st.booleans())
+    def came_back(self, data, at_once):
+        count = data.draw(st.integers(1, len(self.taken)))
+        back, self.taken = self.taken[-count:], self.taken[:-count]
+        if at_once:
+            self.line.give_back(back)
+        else:
+            for event in reversed(back):
+                self.line.put(event)
+        self.inside.update(back)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def withdrawn(self, data):
+        event = data.draw(st.sampled_from(sorted(self.inside, key=lambda event: event.order)))
+        self.line.remove(event)
+        self.line.remove(event)
+        self.inside.discard(event)
+
+    @invariant()
+    def all_are_there(self):
+        everything = list(self.line)
+        assert len(everything) == len(self.line) == len(self.inside)
+        assert {*everything} == self.inside
+        for person in self.persons:
+            theirs = [event.order for event in everything if event.visitor is person]
+            assert theirs == sorted(theirs)
+
+    @invariant()
+    def each_stands_in_one_place(self):
+        standing = list(self.line.waiting())
+        assert len({*standing}) == len(standing)
+        assert {*standing} <= self.inside
+        rest = copy(self.line)
+        rest.let_pass(lambda _: False)
+        assert self.line.size == sum(len(event.body) + 1 for event in rest.waiting())
+
+    @invariant()
+    def the_oldest_that_was_set_aside_is_known(self):
+        oldest = {}
+        for event in self.line.returned():
+            oldest.setdefault(event.visitor, event.order)
+        for event in self.line.aside():
+            assert oldest[event.visitor] == min(self.theirs(event.visitor))
+
+
+TestLines = Lines.TestCase

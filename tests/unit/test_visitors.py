@@ -372,6 +372,26 @@ async def test_ordered_is_for_each_visitor(options, clock, edge):
     assert edge.event_types == ["anne 1", "bert 1", "anne 2", "bert 2"]
 
 
+async def test_nobody_stands_behind_the_many_events_of_a_visitor_who_waits(options, clock, edge):
+    """However many of one visitor's wait for another attempt, another's goes at once; in the end all are in order."""
+    edge.answers.append(EdgeResponse(429, {"retry-after": "200"}, b""))
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"ordered": True})
+        anne, bert = (alloy.visitor(name, purposes="all") for name in ("anne", "bert"))
+        events = [anne.event(type="anne 0", view_start=True)]
+        await settle()
+        events += [anne.event(type=f"anne {number}") for number in range(1, 5_000)]
+        for number in range(3):
+            events.append(bert.event(type=f"bert {number}"))
+            await settle(50)
+        meanwhile = [*edge.event_types]
+        clock.advance(200)
+        for event in events:
+            await event
+    assert meanwhile == ["anne 0", "bert 0", "bert 1", "bert 2"]
+    assert edge.event_types[4:] == [f"anne {number}" for number in range(5_000)]
+
+
 async def test_events_of_visitors_survive_in_an_outbox(options, clock, store):
     """The next start sends what is left of those who consent, and of nobody else."""
     shelf, down = MemoryShelf(), RecordingEdge()
