@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
 from itertools import filterfalse
@@ -30,7 +30,7 @@ from ._commands import EventCommand, outbox_events
 from ._expiry import Expiry
 from ._futures import cancel_all
 from ._ledger import Ledger
-from ._taking_over import Left, TakingOver
+from ._taking_over import Left, Returning, TakingOver
 from .errors import OutboxError
 from .outbox._raised import as_outbox_error
 from .outbox.base import LEASE, Outbox, Shelf, Stored, VisitorKey
@@ -83,7 +83,7 @@ class Fallback:
         self._ended: list[int] = []
         self._left = Left(outbox)
         self._refused: set[VisitorKey] = set()
-        self._returning: Counter[VisitorKey] = Counter()
+        self._returning = Returning()
         self._rests_until = 0.0
         self._lease_ran_out = False
         self._taking_over: asyncio.Task[None] | None = None
@@ -168,7 +168,7 @@ class Fallback:
         """Return whether all that was left of a visitor is in the shared outbox; what can be taken over is."""
         if visitor in self._left.visitors and not self._left.has_more:
             self.take_over()
-        return visitor not in self._left.visitors and visitor not in self._returning
+        return visitor not in self._left.visitors and not self._returning.of(visitor)
 
     def left(self) -> Collection[VisitorKey]:
         """Return the visitors of whom something was left here."""
@@ -273,18 +273,15 @@ class Fallback:
         self._held[key] = command
         self._ledger.stored += 1
         if command.order < 0:
-            self._returning[command.visitor.key] += 1
+            self._returning.add(command.visitor.key)
 
     def _drop(self, command: EventCommand) -> None:
         key, command.local_key = command.local_key, None
         if key is None or self._held.pop(key, None) is None:
             return
         self._ledger.stored -= 1
-        visitor = command.visitor.key
         if command.order < 0:
-            self._returning[visitor] -= 1
-            if not self._returning[visitor]:
-                del self._returning[visitor]
+            self._returning.drop(command.visitor.key)
         self._claim_more()
 
     def _detach(self, commands: Sequence[EventCommand]) -> None:
@@ -308,7 +305,7 @@ class Fallback:
 
     def _claim_more(self) -> None:
         """Take over the next part, once all of the last one is in the shared outbox."""
-        if self._left.has_more and not self._returning:
+        if self._left.has_more and not self._returning.total:
             self.take_over()
 
     async def _take_over(self, visitors: TakingOver) -> None:
@@ -323,7 +320,7 @@ class Fallback:
             self._logger.warning("%s; what was left there waits", as_outbox_error("read", raised))
         finally:
             self._taking_over = None
-        if self._behind or self._returning:
+        if self._behind or self._returning.total:
             self._line = deque(sorted([*self._behind, *self._line], key=lambda command: command.order))
             self._behind = []
         self._on_taken_over()
@@ -333,7 +330,7 @@ class Fallback:
         """Take over as much as memory should hold; the rest follows once that is in the shared outbox."""
         await self._left.look()
         await self._erase_refused(visitors)
-        taken = await self._left.claim(visitors, returning=self._returning.total, take=self._let_wait)
+        taken = await self._left.claim(visitors, returning=self._returning, take=self._let_wait)
         for visitor in filter(visitors.has_declined, self._left.visitors):
             await visitors.read_again(visitor)
             if visitors.has_declined(visitor):

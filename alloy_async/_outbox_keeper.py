@@ -215,7 +215,7 @@ class OutboxKeeper:
         if command.key is not None and command.key != GONE:
             self._drop(command.key)
             self._ended.append(command.key)
-            if self._recovery.should_go_on:
+            if self._recovery.should_go_on(command.visitor.key):
                 self.claim()
         if self._lazy is None and self._open:
             self._lazy = self._clock.call_later(LAZY, self._write_ended)
@@ -229,14 +229,14 @@ class OutboxKeeper:
         self._mine[key] = command
         self._ledger.stored += 1
         if command.order < 0:
-            self._recovery.returning += 1
+            self._recovery.returning.add(command.visitor.key)
 
     def _drop(self, key: int) -> EventCommand | None:
         command = self._mine.pop(key, None)
         if command is not None:
             self._ledger.stored -= 1
             if command.order < 0:
-                self._recovery.returning -= 1
+                self._recovery.returning.drop(command.visitor.key)
         return command
 
     def _write_ended(self) -> None:

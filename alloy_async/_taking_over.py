@@ -1,8 +1,9 @@
 """Taking over what belongs to no living worker: events that a dead one, or an earlier start, has left in an outbox.
 
 Theory of operation. Only what belongs to visitors who consent now comes back, oldest first, and as much at once as memory
-should hold; the rest follows as that ends. Until all of a visitor's is back, their newer events wait. What belongs to
-visitors who have declined is erased: they were killed who should have done it.
+should hold; the rest follows as that ends. Of one visitor no more than a share of that comes back, so that one whose events
+have to wait leaves room for others. Until all of a visitor's is back, their newer events wait. What belongs to visitors
+who have declined is erased: they were killed who should have done it.
 
 ``Left`` is that for one outbox, the shared one or the one of this machine. What is around it differs in all its parts, so
 that each has its own: here ``Recovery`` for the shared one, where newer events wait for as long as it cannot be read, and
@@ -24,14 +25,17 @@ from ._futures import cancel_all
 from .outbox._raised import as_outbox_error
 from .outbox.base import LEASE, Claimed, Outbox, VisitorKey
 
-__all__ = ["Consenting", "Left", "Recovery", "TakingOver"]
+__all__ = ["Consenting", "Left", "Recovery", "Returning", "TakingOver"]
 
 Consenting: TypeAlias = Callable[[Collection[VisitorKey]], Awaitable[Mapping[VisitorKey, Any]]]
 """Given visitors, tells which of them consent, with whatever their events need when they come back."""
 
-CLAIM = 2_000
+CLAIM = 8_000
+"""Events that were taken over and have not gone on yet, at most."""
+
+SHARE = 2_000
 CLAIM_SIZE = 4_194_304
-"""Events, and bytes of them, that are taken over in one step."""
+"""Events, and bytes of them, that are taken over in one step; no more is, of a visitor of whom so many have not gone on."""
 
 
 class TakingOver(NamedTuple):
@@ -52,6 +56,34 @@ class TakingOver(NamedTuple):
     on_claimed: Callable[[Sequence[Claimed], Mapping[VisitorKey, Any]], list[EventCommand]]
 
 
+class Returning:
+    """How many events that were taken over have not gone on yet; not what is new here: that may wait.
+
+    Attributes:
+        total: of all visitors.
+    """
+
+    def __init__(self) -> None:
+        self._theirs: dict[VisitorKey, int] = {}
+        self.total = 0
+
+    def of(self, visitor: VisitorKey) -> int:
+        """Return how many are a visitor's."""
+        return self._theirs.get(visitor, 0)
+
+    def add(self, visitor: VisitorKey) -> None:
+        """Take note that one was taken over."""
+        self._theirs[visitor] = self.of(visitor) + 1
+        self.total += 1
+
+    def drop(self, visitor: VisitorKey) -> None:
+        """Take note that one has gone on."""
+        self._theirs[visitor] -= 1
+        if not self._theirs[visitor]:
+            del self._theirs[visitor]
+        self.total -= 1
+
+
 class Left:
     """What belongs to no living worker in one outbox.
 
@@ -61,14 +93,21 @@ class Left:
     Attributes:
         visitors: of whom something is left, as was seen last, without those of whom all was taken over since.
         is_known: whether that has been seen yet.
-        has_more: whether some of it waits there because memory holds as much as it should.
+        is_too_much: whether some of it waits there because memory holds as much as it should.
+        full: visitors of whom some of it waits there because memory holds as much of theirs as it should.
     """
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self.visitors: frozenset[VisitorKey] = frozenset()
         self.is_known = False
-        self.has_more = False
+        self.is_too_much = False
+        self.full: frozenset[VisitorKey] = frozenset()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether some of it waits there because of what is in memory."""
+        return self.is_too_much or bool(self.full)
 
     async def look(self) -> None:
         """See of whom something is left.
@@ -76,7 +115,7 @@ class Left:
         Raises:
             OutboxError: it could not be read.
         """
-        self.has_more = False
+        self.is_too_much, self.full = False, frozenset()
         self.visitors = frozenset(await self._outbox.abandoned())
         self.is_known = True
 
@@ -84,29 +123,33 @@ class Left:
         self,
         visitors: TakingOver,
         *,
-        returning: Callable[[], int],
+        returning: Returning,
         take: Callable[[list[EventCommand]], object],
     ) -> Collection[VisitorKey]:
         """Take over as much as memory should hold, and return the visitors of whom that was all: to be forgotten.
 
         Args:
             visitors: what is to be known of them.
-            returning: how many events that were taken over have not gone on yet; not what is new here: that may wait.
+            returning: what was taken over and has not gone on yet; ``take`` adds to it.
             take: takes what was taken over, part by part.
 
         Raises:
             OutboxError: it could not be done; what ``take`` has been given is taken over.
         """
-        while consenting := await visitors.consenting(self.visitors):
-            room = CLAIM - returning()
-            if room <= 0:
-                self.has_more = True
+        whole: set[VisitorKey] = set()
+        while consenting := await visitors.consenting(self.visitors.difference(whole)):
+            # From here to the end nothing is awaited: what goes on later makes it begin again.
+            self.full = frozenset(visitor for visitor in consenting if returning.of(visitor) >= SHARE)
+            room = min(CLAIM - returning.total, SHARE)
+            self.is_too_much = room <= 0
+            theirs = {visitor: known for visitor, known in consenting.items() if visitor not in self.full}
+            if self.is_too_much or not theirs:
                 break
-            claimed = await self._outbox.claim(consenting.keys(), count=room, size=CLAIM_SIZE)
-            take(visitors.on_claimed(claimed, consenting))
+            claimed = await self._outbox.claim(theirs.keys(), count=room, size=CLAIM_SIZE)
+            take(visitors.on_claimed(claimed, theirs))
             if not claimed:
-                return consenting.keys()
-        return ()
+                whole.update(theirs)
+        return whole
 
     def forget(self, visitors: Collection[VisitorKey]) -> None:
         """Take note that nothing is left of these; from now on what is new of theirs does not wait."""
@@ -156,7 +199,7 @@ class Recovery:
         self._rests_until = 0.0
         self._claiming: asyncio.Task[None] | None = None
         self._erasing: asyncio.Task[None] | None = None
-        self.returning = 0
+        self.returning = Returning()
 
     def open(self, visitors: TakingOver, *, on_ended: Callable[[], object]) -> None:
         """Say what ``start`` needs.
@@ -181,10 +224,11 @@ class Recovery:
         """Whether it is being looked for what dead workers have left."""
         return self._claiming is not None
 
-    @property
-    def should_go_on(self) -> bool:
-        """Whether more is left, and memory has room for it again."""
-        return self._left.has_more and self.returning <= CLAIM // 2
+    def should_go_on(self, visitor: VisitorKey) -> bool:
+        """Return whether more is left, and memory has room for it again, now that one of a visitor's has gone on."""
+        if self._left.is_too_much:
+            return self.returning.total <= CLAIM // 2
+        return visitor in self._left.full and self.returning.of(visitor) <= SHARE // 2
 
     def start(self) -> None:
         """Renew the lease, and take over what belongs to no living worker; what has failed rests for a while."""
@@ -217,7 +261,7 @@ class Recovery:
 
     async def _take_over(self, visitors: TakingOver) -> None:
         await self._left.look()
-        taken = await self._left.claim(visitors, returning=lambda: self.returning, take=self._hold)
+        taken = await self._left.claim(visitors, returning=self.returning, take=self._hold)
         self._left.forget(taken)
 
     def _start_erasing(self, visitors: TakingOver) -> None:

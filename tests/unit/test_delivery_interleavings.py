@@ -8,10 +8,18 @@ import json
 import pytest
 from common import IDS, settle
 
-from alloy_async import Alloy, AlloyError, ConsentDeclined, ConsentStoreError, NetworkError, _outbox_keeper
+from alloy_async import (
+    Alloy,
+    AlloyError,
+    ConsentDeclined,
+    ConsentStoreError,
+    NetworkError,
+    _outbox_keeper,
+    _taking_over,
+)
 from alloy_async.edge import EdgeResponse
 from alloy_async.edge.breaker import TOLERATED
-from alloy_async.outbox import MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
+from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
 from alloy_async.stores import MemoryStore, Preference
 
 KEY = VisitorKey(IDS["ims_org_id"], IDS["config_id"])
@@ -29,12 +37,12 @@ def shelf():
     return MemoryShelf()
 
 
-async def left_behind(shelf, clock, *names):
+async def left_behind(shelf, clock, *names, key=KEY):
     """Leave events on the shelf, as a worker that has closed."""
     worker = MemoryOutbox(shelf, clock=clock)
     await worker.open()
     events = [
-        OutboxEvent(KEY, name, json.dumps({"xdm": {"eventType": name}}).encode(), False, True, clock.time())
+        OutboxEvent(key, name, json.dumps({"xdm": {"eventType": name}}).encode(), False, True, clock.time())
         for name in names
     ]
     await worker.write(events, [], epoch=shelf.epoch)
@@ -98,6 +106,32 @@ async def test_nobody_stands_behind_many_events_that_wait_for_older_ones(options
             await event
     assert meanwhile == ["bert"]
     assert edge.event_types[1:] == ["old", *(f"{number}" for number in range(3_000))]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_much_that_was_left_of_a_visitor_who_waits_leaves_room_for_others(
+    options, shelf, clock, edge, store, monkeypatch, ordered
+):
+    """What is taken over of them goes; the rest of the one who waits follows in order."""
+    monkeypatch.setattr(_taking_over, "SHARE", 4)
+    anne, bert = (KEY._replace(visitor=visitor) for visitor in ("anne", "bert"))
+    for key in (anne, bert):
+        await store.save_preference(key, Preference("all", clock.time(), 4_000_000_000.0))
+    names = [f"anne {number}" for number in range(20)]
+    await left_behind(shelf, clock, *names, key=anne)
+    edge.answers.append(EdgeResponse(429, {"retry-after": "200"}, b""))
+    outbox = MemoryOutbox(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "ordered": ordered})
+        await settle(100)
+        await left_behind(shelf, clock, "bert 0", "bert 1", key=bert)
+        clock.advance(LEASE)
+        await settle(100)
+        meanwhile = [*edge.event_types]
+        clock.advance(200)
+        await settle(300)
+    assert meanwhile == [*names[:4], "bert 0", "bert 1"]
+    assert edge.event_types[6:] == names
 
 
 async def test_what_waits_for_older_ones_ends_when_it_is_too_old(options, shelf, clock, edge):

@@ -98,6 +98,7 @@ async def test_whatever_happens(world, edge, monkeypatch, seed):  # noqa: F811 -
     storm = Storm(world, seed)
     monkeypatch.setattr(_outbox_keeper, "GROUP", storm.chance.choice([2, 3, 1_000]))
     monkeypatch.setattr(_taking_over, "CLAIM", storm.chance.choice([2, 2_000]))
+    monkeypatch.setattr(_taking_over, "SHARE", storm.chance.choice([1, 2_000]))
     monkeypatch.setattr(_fallback, "ENDED", storm.chance.choice([1, 2_000]))
     for outbox in (Local, Shared):
         for name in SLOW:

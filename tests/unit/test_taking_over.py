@@ -81,7 +81,14 @@ class World:
 
     def hold(self, claimed):
         self.held += [one.event.event_id for one in claimed]
-        self.recovery.returning += len(claimed)
+        for one in claimed:
+            self.recovery.returning.add(one.event.visitor)
+
+    def goes_on(self, visitor, count=1):
+        """Events of a visitor go on; return whether there is room for more now."""
+        for _ in range(count):
+            self.recovery.returning.drop(visitor)
+        return self.recovery.should_go_on(visitor)
 
     async def erase_if(self, visitor, still):
         if still(visitor):
@@ -143,17 +150,55 @@ async def test_it_goes_on_when_half_of_a_part_has_gone_on(world, monkeypatch):
     world.recovery.start()
     await settle()
     assert (world.held, world.recovery.has_recovered(ANNE)) == ([*"1234"], False)
-    world.recovery.returning -= 1
-    assert not world.recovery.should_go_on
-    world.recovery.returning -= 1
-    assert world.recovery.should_go_on
+    assert not world.goes_on(ANNE)
+    assert world.goes_on(ANNE)
     world.recovery.start()
     await settle()
-    world.recovery.returning -= 2
+    assert world.goes_on(ANNE, 2)
     world.recovery.start()
     await settle()
     assert (world.held, world.recovery.has_recovered(ANNE)) == ([*"123456"], True)
-    assert not world.recovery.should_go_on
+    assert not world.goes_on(ANNE)
+
+
+async def test_one_visitor_leaves_room_for_others(world, monkeypatch):
+    """However much was left of somebody whose events do not go on; more follows when half of that has gone on."""
+    monkeypatch.setattr(_taking_over, "SHARE", 4)
+    await world.leave(ANNE, *"123456789")
+    await world.leave(BERT, *"abc")
+    await world.leave(ANNE, "10")
+    world.recovery.start()
+    await settle()
+    assert (world.held, world.recovery.left()) == ([*"1234abc"], {ANNE})
+    assert not world.goes_on(ANNE)
+    assert not world.goes_on(BERT, 3)
+    assert world.goes_on(ANNE)
+    world.recovery.start()
+    await settle()
+    assert world.held == [*"1234abc5678"]
+    assert world.goes_on(ANNE, 5)
+    world.recovery.start()
+    await settle()
+    assert (world.held[11:], world.recovery.has_recovered(ANNE)) == (["9", "10"], True)
+
+
+async def test_what_goes_on_while_more_is_taken_over_makes_room_at_once(world, monkeypatch):
+    """Nobody says so later, when the last of it has gone on."""
+    monkeypatch.setattr(_taking_over, "SHARE", 2)
+    await world.leave(ANNE, *"123")
+    await world.leave(BERT, *"ab")
+    claim = world.outbox.claim
+
+    async def slowly(visitors, **keywords):
+        claimed = await claim(visitors, **keywords)
+        if BERT in visitors and ANNE not in visitors and world.recovery.returning.of(ANNE):
+            world.goes_on(ANNE, 2)
+        return claimed
+
+    monkeypatch.setattr(world.outbox, "claim", slowly)
+    world.recovery.start()
+    await settle()
+    assert (sorted(world.held), world.recovery.has_recovered(ANNE)) == ([*"123ab"], True)
 
 
 async def test_what_has_failed_rests(world, clock, caplog):
