@@ -357,13 +357,16 @@ class Transaction:
             self._connection.execute("ROLLBACK")
 
 
-def upgrade(connection: sqlite3.Connection, schema: str, version: int) -> None:
-    """Bring a fresh file to a schema.
+def upgrade(
+    connection: sqlite3.Connection, schema: str, version: int, changes: Sequence[tuple[int, str]] = ()
+) -> None:
+    """Bring a file to a schema.
 
     Args:
         connection: to the file.
         schema: statements that each do nothing where they have been done.
         version: of the schema; kept in the file.
+        changes: what else is to be done to a file that was written under an older schema than the one that is named.
 
     Raises:
         Unsafe: a newer version of the library wrote the file.
@@ -378,6 +381,9 @@ def upgrade(connection: sqlite3.Connection, schema: str, version: int) -> None:
             if _version(connection) < version:  # another process may have been faster
                 for statement in schema.split(";"):
                     connection.execute(statement)
+                for since, statement in changes:
+                    if 0 < found < since:
+                        connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version}")
 
 

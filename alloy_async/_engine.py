@@ -6,13 +6,11 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
-from ._commands import EventCommand
 from ._courier import KEPT_TIMEOUT, Courier
 from ._erasing import ErasingStore
 from ._event import IDENTITY_ROOM, EventParts
@@ -22,8 +20,8 @@ from ._household import Household
 from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
+from ._recovered import RecoveredEvents
 from ._slices import SLICE, in_slices, slice_by_slice
-from ._taking_over import TakingOver
 from ._visitor import VisitorState
 from ._visitors import Visitors
 from .edge.client import EdgeClient
@@ -39,7 +37,7 @@ from .errors import (
     NotConfigured,
 )
 from .hooks import Hooks
-from .outbox.base import Claimed, Outbox, Shelf
+from .outbox.base import Outbox, Shelf
 from .stores.base import Change, Store, VisitorKey
 from .stores.nowhere import NowhereStore
 
@@ -95,8 +93,6 @@ class Engine:
         hooks = Hooks(settings.hooks, logger)
         outbox = _make_outbox(settings, self.clock)
         self._keeper = None if outbox is None else _make_keeper(outbox, settings, ledger, self.clock, logger)
-        self._silent: set[VisitorKey] = set()
-        self._silent_here: set[VisitorKey] = set()
         self._store, self._owns_store = _make_store(settings, self.clock)
         transport = _make_transport(settings)
         self._edge = EdgeClient(
@@ -138,6 +134,9 @@ class Engine:
             idle=settings.visitor_parked_ttl,
             clock=self.clock,
             digest=digest,
+        )
+        self._recovered = RecoveredEvents(
+            self._find, self._meet, courier=self._courier, asks=settings.opt_in_enabled, logger=logger
         )
         self._own_digest = None if digest is None else digest("")
         self._passing: weakref.WeakSet[VisitorState] = weakref.WeakSet()
@@ -216,6 +215,12 @@ class Engine:
             return None  # of another instance that shares the outbox
         return self.visitors.known(key.visitor) if key.visitor else self.visitor
 
+    def _meet(self, key: VisitorKey) -> VisitorState | None:
+        """Return the state of a visitor, known here until now or not; None for one of another instance."""
+        if key[:2] != self.visitor.key[:2]:
+            return None
+        return self.visitors.get(key.visitor) if key.visitor else self.visitor
+
     def _everybody(self) -> list[VisitorState]:
         return [self.visitor, *self.visitors, *self._passing]
 
@@ -291,97 +296,18 @@ class Engine:
     async def _open_outbox(self) -> None:
         if self._keeper is not None:
             await self._keeper.open(
-                shared=self._taking_over(self._silent, self._recover),
-                local=self._taking_over(self._silent_here, self._recover_here),
+                shared=self._recovered.of_shared_outbox(),
+                local=self._recovered.of_local_outbox(),
                 on_refused=self._refused_elsewhere,
                 on_current=self._outbox_is_current,
                 on_entered=self._read_again,
             )
-
-    def _taking_over(self, silent: set[VisitorKey], recover: Callable[..., list[EventCommand]]) -> TakingOver:
-        return TakingOver(
-            consenting=partial(self._consenting, silent),
-            read_again=self._read_choice_again,
-            has_declined=self._has_declined,
-            holds=self._refusal_holds,
-            on_claimed=recover,
-        )
 
     def _outbox_is_current(self) -> None:
         self._courier.wake()
         waiting, self._flushes = self._flushes, []
         for future in waiting:
             self.flush(future)
-
-    async def _consenting(
-        self, silent: set[VisitorKey], visitors: Collection[VisitorKey]
-    ) -> dict[VisitorKey, tuple[VisitorState, int]]:
-        """Return which of these visitors consent, with the epochs of their gates; reads the choices that are not known.
-
-        Args:
-            silent: those that were asked about in vain, of the visitors of one outbox; changed here.
-            visitors: whose consent is wanted.
-        """
-        silent &= set(visitors)
-        consenting: dict[VisitorKey, tuple[VisitorState, int]] = {}
-        for key in visitors:
-            state = self._find(key)
-            if (state is None or not state.knows_choice) and key not in silent:
-                state = await self._read_choice(key)
-            if state is not None and state.gate.is_opted_in:
-                consenting[key] = state, state.gate.epoch
-            elif (state is None or state.knows_choice) and not self._has_declined(key):
-                silent.add(key)  # is not asked about again, until they come; what was declined is erased
-        return consenting
-
-    def _has_declined(self, key: VisitorKey) -> bool:
-        """Return whether a visitor is known to have declined."""
-        state = self._find(key)
-        return state is not None and state.knows_choice and state.gate.purposes == "none"
-
-    def _refusal_holds(self, key: VisitorKey) -> bool:
-        """Return whether a refusal, or a forgetting, of which an outbox has told is known to hold still.
-
-        Where nobody is asked, as in a relay, the outbox alone says it.
-        """
-        state = self._find(key)
-        is_known = state is not None and state.knows_choice and not state.gate.is_opted_in
-        return is_known or not self.settings.opt_in_enabled
-
-    async def _read_choice_again(self, key: VisitorKey) -> None:
-        """Read a choice that may be known here already, and wait until that has been tried."""
-        state = self._find(key)
-        if state is not None:
-            state.look_again()
-        await self._read_choice(key)
-
-    async def _read_choice(self, key: VisitorKey) -> VisitorState | None:
-        """Return the state of a visitor with the choice that is kept; None for one of another instance."""
-        if key[:2] != self.visitor.key[:2]:
-            return None
-        state = self.visitors.get(key.visitor) if key.visitor else self.visitor
-        await state.read_choice()
-        return state
-
-    def _recover(
-        self, claimed: Sequence[Claimed], consenting: Mapping[VisitorKey, tuple[VisitorState, int]]
-    ) -> list[EventCommand]:
-        commands = []
-        for one in claimed:
-            state, epoch = consenting[one.event.visitor]
-            commands.append(state.recover(one, epoch))
-        self._courier.take_over(commands)
-        return commands
-
-    def _recover_here(
-        self, claimed: Sequence[Claimed], consenting: Mapping[VisitorKey, tuple[VisitorState, int]]
-    ) -> list[EventCommand]:
-        """Take over what was left on this machine; the courier gets it once it is in the shared outbox."""
-        commands = []
-        for one in claimed:
-            state, epoch = consenting[one.event.visitor]
-            commands.append(state.recover(one, epoch, local=True))
-        return commands
 
     async def _read_again(self) -> None:
         """Read the choices that are known again: somebody may have changed them without our hearing of it."""
@@ -427,11 +353,7 @@ class Engine:
     def _is_recovering(self, keeper: OutboxKeeper) -> bool:
         """Return whether something may be left of a visitor who consents; until the first look nobody knows."""
         left = keeper.left()
-        return left is None or keeper.is_claiming or any(map(self._consents, left))
-
-    def _consents(self, key: VisitorKey) -> bool:
-        state = self._find(key)
-        return state is not None and state.gate.is_opted_in
+        return left is None or keeper.is_claiming or any(map(self._recovered.consents, left))
 
     def flush(self, future: CommandFuture[None]) -> None:
         """End a future when every event that is released now, or was left by an earlier start, has ended."""

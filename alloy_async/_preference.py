@@ -41,7 +41,8 @@ class PreferenceKeeper:
 
     Attributes:
         chosen_at: seconds since 1970 of the newest choice; 0 when none is known.
-        refused_at: seconds since 1970 of the newest refusal or forgetting that is known, also when a yes has followed.
+        consents_since: seconds since 1970 of the newest refusal or forgetting that is known, or of the first yes after it:
+            what was accepted before that is not sent.
         in_doubt: whether somebody else may have refused, so that a yes opens nothing before the store was read.
     """
 
@@ -66,8 +67,8 @@ class PreferenceKeeper:
         "_wish",
         "_written_until",
         "chosen_at",
+        "consents_since",
         "in_doubt",
-        "refused_at",
     )
 
     def __init__(
@@ -101,7 +102,7 @@ class PreferenceKeeper:
         self._retry_delay = FIRST_RETRY
         self._written_until = 0.0
         self._said_at = 0.0
-        self.chosen_at = self.refused_at = 0.0
+        self.chosen_at = self.consents_since = 0.0
         self.in_doubt = False
 
     @property
@@ -142,6 +143,7 @@ class PreferenceKeeper:
             refused: whether there was a refusal or a forgetting in between, even if the store says yes now: then what
                 was called before it is never sent. None: nobody knows.
         """
+        self._hear_of_refusals(preference)
         if ticket != self._ticket or not self.is_settled:
             return
         if preference is not None and self.knows(preference):
@@ -154,6 +156,18 @@ class PreferenceKeeper:
             self._apply(preference)
         elif not self._asked and self._gate.purposes == "pending":
             self._gate.choose("all")
+
+    async def learn_of_refusals(self) -> None:
+        """Read since when the visitor consents: there may have been a refusal of which nobody has told.
+
+        Raises:
+            ConsentStoreError: the store could not say.
+        """
+        self._hear_of_refusals(await self.load())
+
+    def _hear_of_refusals(self, preference: Preference | None) -> None:
+        if preference is not None:
+            self.consents_since = max(self.consents_since, preference.consents_since)
 
     def knows(self, preference: Preference) -> bool:
         """Return whether it is the choice that is known here already: news of one's own choices come back too."""
@@ -175,7 +189,6 @@ class PreferenceKeeper:
         self._epoch = preference.epoch
         self.chosen_at = preference.chosen_at
         if preference.purposes == "none":
-            self.refused_at = preference.chosen_at
             self._refused_until = preference.expires_at
         else:
             self._written_until = preference.expires_at
@@ -234,7 +247,7 @@ class PreferenceKeeper:
 
     def _narrow(self, wish: Wish) -> None:
         if wish != "all":
-            self.refused_at = self._said_at
+            self.consents_since = self._said_at
         if wish == "none":
             self.chosen_at = self._said_at
             self._refused_until = self._clock.time() + self._max_age

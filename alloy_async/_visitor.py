@@ -416,7 +416,7 @@ class VisitorState:
             called_at=self.clock.monotonic(),
             future=CommandFuture.make(self.failures),
         )
-        oldest = self.keeper.chosen_at if local else self.keeper.refused_at
+        oldest = self.keeper.chosen_at if local else self.keeper.consents_since
         superseded = event.accepted_at < oldest - SAME_MOMENT
         command.epoch = NEVER_SENT if superseded else epoch
         command.recover(claimed.key, age=self.clock.time() - event.accepted_at, local=local)

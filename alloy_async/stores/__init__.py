@@ -1,6 +1,6 @@
 """Where visitors' choices are kept: SQLite by default, memory, Redis (``stores.redis``), or a store of your own."""
 
-from .base import Change, Choice, Preference, Store, VisitorKey, WatchedStore, visitor_digest
+from .base import Change, Choice, Preference, Store, VisitorKey, WatchedStore, consents_since, visitor_digest
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
@@ -13,5 +13,6 @@ __all__ = [
     "Store",
     "VisitorKey",
     "WatchedStore",
+    "consents_since",
     "visitor_digest",
 ]

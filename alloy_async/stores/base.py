@@ -20,6 +20,7 @@ __all__ = [
     "Store",
     "VisitorKey",
     "WatchedStore",
+    "consents_since",
     "tell",
     "visitor_digest",
 ]
@@ -67,7 +68,11 @@ class Preference:
         expires_at: seconds since 1970; from then on it counts as not made.
         source: who said it: ``opt_in``, ``cli`` or a word of the application.
         epoch: grows with each refusal and each forgetting, never shrinks; an event that was accepted under a smaller
-            epoch must not be sent. 0 in a preference that is being saved: the store assigns it.
+            epoch must not be sent.
+        consents_since: seconds since 1970 of the first yes after the newest refusal, of a refusal its own time; what was
+            accepted before that must not be sent. 0 where the visitor is not known to have ever refused.
+
+    The store assigns ``epoch`` and ``consents_since``; in a preference that is being saved they count for nothing.
     """
 
     purposes: Choice
@@ -75,6 +80,19 @@ class Preference:
     expires_at: float
     source: str = "opt_in"
     epoch: int = 0
+    consents_since: float = 0.0
+
+
+def consents_since(kept: Preference | None, chosen: Preference) -> float:
+    """Return since when a visitor consents, for a store to keep.
+
+    Args:
+        kept: what is kept until now.
+        chosen: what is to be kept.
+    """
+    before = 0.0 if kept is None else kept.consents_since
+    goes_on = chosen.purposes == "all" and (kept is None or kept.purposes == "all")
+    return before if goes_on else max(before, chosen.chosen_at)  # the clocks of two machines may differ
 
 
 class Change(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..identity import StoredIdentity
-from .base import Preference, VisitorKey
+from .base import Preference, VisitorKey, consents_since
 
 __all__ = ["MemoryStore"]
 
@@ -30,7 +30,8 @@ class MemoryStore:
             self._identities.pop(key, None)
             self._epoch += 1
             epoch = self._epoch
-        self._preferences[key] = replace(preference, epoch=epoch)
+        since = consents_since(kept, preference)
+        self._preferences[key] = replace(preference, epoch=epoch, consents_since=since)
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
         """Return the visitor's identity, or None."""

@@ -71,9 +71,19 @@ redis.call('XLEN', KEYS[3])  -- fails now, where the key is not ours
 
 _FIELDS = "'purposes', ARGV[2], 'chosen_at', ARGV[3], 'expires_at', ARGV[4], 'source', ARGV[5]"
 
-_SAVE_ALL = Script(f"""{_CHANGED}
+_SINCE = """
+local function since(chosen)  -- as the function consents_since has it
+    local kept = redis.pcall('HMGET', KEYS[1], 'purposes', 'consents_since')
+    if kept.err then kept = {} end  -- not ours: a refusal takes its place
+    local before = string.find(kept[2] or '', '^%d+%.%d+$') and kept[2] or '0.0'
+    local goes_on = chosen == 'all' and kept[1] ~= 'none'
+    return (goes_on or tonumber(before) > tonumber(ARGV[3])) and before or ARGV[3]
+end
+"""
+
+_SAVE_ALL = Script(f"""{_CHANGED}{_SINCE}
 -- A visitor's own epoch stays. Where there is none the common one: who was forgotten does not begin again at zero.
-redis.call('HSET', KEYS[1], {_FIELDS}, 'epoch', string.format('%d', own or common))
+redis.call('HSET', KEYS[1], {_FIELDS}, 'epoch', string.format('%d', own or common), 'consents_since', since('all'))
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 changed('no')
 """)
@@ -88,8 +98,10 @@ _FORGET = Script(f"""{_CHANGED}{_ERASE}
 changed('yes')
 """)
 
-_SAVE_NONE = Script(f"""{_CHANGED}{_ERASE}
-redis.call('HSET', KEYS[1], {_FIELDS}, 'epoch', epoch)
+_SAVE_NONE = Script(f"""{_CHANGED}{_SINCE}
+local refused_at = since('none')
+{_ERASE}
+redis.call('HSET', KEYS[1], {_FIELDS}, 'epoch', epoch, 'consents_since', refused_at)
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 changed('yes')
 """)
@@ -100,7 +112,7 @@ redis.call('HSET', KEYS[1], 'fpid', ARGV[2], 'customer_ids', ARGV[3])
 if ARGV[4] then redis.call('HSET', KEYS[1], 'ecid', ARGV[4]) else redis.call('HDEL', KEYS[1], 'ecid') end
 """)
 
-_PREFERENCE = ("purposes", "chosen_at", "expires_at", "source", "epoch")
+_PREFERENCE = ("purposes", "chosen_at", "expires_at", "source", "epoch", "consents_since")
 
 _IDENTITY = ("fpid", "ecid", "customer_ids")
 
@@ -343,15 +355,19 @@ def _read_preference(
     expires_at: bytes | None,
     source: bytes | None,
     epoch: bytes | None,
+    consents_since: bytes | None,
 ) -> Preference | None:
     """Read cells strictly: whatever is not exactly what was written, counts as no choice."""
     choice, word = _CHOICES.get(purposes), _text(source)
     since, until, number = _number(chosen_at), _number(expires_at), _number(epoch)
+    consents = 0.0 if consents_since is None else _number(consents_since)
     if choice is None or not isinstance(word, str) or not isinstance(number, int):
         return None
     if not isinstance(since, float) or not isinstance(until, float) or not 0 <= since <= until < math.inf:
         return None
-    return Preference(choice, since, until, word, number)
+    if not isinstance(consents, float) or not 0 <= consents < math.inf:
+        return None
+    return Preference(choice, since, until, word, number, consents)
 
 
 def _read_change(fields: dict[bytes, bytes]) -> Change:

@@ -18,7 +18,7 @@ from .._json import encode
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity, read_stored
 from ._sqlite_news import SCHEMA as NEWS, News, Position, begin, note
-from .base import Heard, Preference, VisitorKey, visitor_digest
+from .base import Heard, Preference, VisitorKey, consents_since, visitor_digest
 
 __all__ = ["FILE_NAME", "SQLiteStore", "default_state_dir"]
 
@@ -26,13 +26,16 @@ T = TypeVar("T")
 
 FILE_NAME = "alloy.sqlite3"
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+_CHANGES = [(3, "ALTER TABLE preference ADD COLUMN consents_since REAL NOT NULL DEFAULT 0")]
+"""What is to be done to a file that was written under an older schema than the one that is named."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS preference (
     organisation TEXT NOT NULL, datastream TEXT NOT NULL, visitor TEXT NOT NULL,
     purposes TEXT NOT NULL, chosen_at REAL NOT NULL, expires_at REAL NOT NULL,
-    source TEXT NOT NULL, epoch INTEGER NOT NULL,
+    source TEXT NOT NULL, epoch INTEGER NOT NULL, consents_since REAL NOT NULL,
     PRIMARY KEY (organisation, datastream, visitor)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS identity (
@@ -50,9 +53,14 @@ UNION SELECT organisation, datastream, visitor FROM identity
 """
 
 _SELECT_PREFERENCE = """
-SELECT purposes, chosen_at, expires_at, source, epoch FROM preference
+SELECT purposes, chosen_at, expires_at, source, epoch, consents_since FROM preference
 WHERE organisation = ? AND datastream = ? AND visitor = ?
 """
+
+_EPOCH = 4
+"""Its column there."""
+
+_COUNT_UP = "UPDATE counter SET value = value + 1 WHERE name = 'epoch'"
 
 _SELECT_IDENTITY = """
 SELECT fpid, ecid, customer_ids FROM identity WHERE organisation = ? AND datastream = ? AND visitor = ?
@@ -195,60 +203,60 @@ class SQLiteStore:
 
 
 def _prepare(connection: sqlite3.Connection, position: Position) -> None:
-    upgrade(connection, _SCHEMA + NEWS, SCHEMA_VERSION)
+    upgrade(connection, _SCHEMA + NEWS, SCHEMA_VERSION, _CHANGES)
     begin(connection, position)
 
 
 def _read_preference(
-    purposes: object, chosen_at: object, expires_at: object, source: object, epoch: object
+    purposes: object, chosen_at: object, expires_at: object, source: object, epoch: object, since: object
 ) -> Preference | None:
     """Read a row strictly: whatever is not exactly what was written, counts as no choice."""
     # Exactly what is written, no other case.
     choice = parse_choice(purposes) if purposes in {"all", "none"} else None
     if choice is None or not isinstance(source, str) or not isinstance(epoch, int):
         return None
-    if not isinstance(chosen_at, float) or not isinstance(expires_at, float):
+    if not isinstance(chosen_at, float) or not isinstance(expires_at, float) or not isinstance(since, float):
         return None
-    if not 0 <= chosen_at <= expires_at < math.inf:  # also false for what is not a number
+    if (
+        not 0 <= chosen_at <= expires_at < math.inf or not 0 <= since < math.inf
+    ):  # also false for what is not a number
         return None
-    return Preference(choice, chosen_at, expires_at, source, epoch)
+    return Preference(choice, chosen_at, expires_at, source, epoch, since)
 
 
 def _save_preference(
     connection: sqlite3.Connection, key: VisitorKey, preference: Preference, now: float
 ) -> bool:
     """Keep a choice, and return whether an identity was erased by it."""
-    erased = 0
+    refusal, erased = preference.purposes == "none", 0
     with Transaction(connection):
-        note(connection, key, refused=preference.purposes == "none", now=now)
-        epoch = _epoch(connection, key, refusal=preference.purposes == "none")
-        if preference.purposes == "none":
+        note(connection, key, refused=refusal, now=now)
+        row = connection.execute(_SELECT_PREFERENCE, key).fetchone()
+        kept = None if row is None else _read_preference(*row)
+        own = None if row is None or refusal else int(row[_EPOCH])
+        if refusal:
             erased = connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
+            connection.execute(_COUNT_UP)
         connection.execute(
-            "INSERT OR REPLACE INTO preference VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO preference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *key,
                 preference.purposes,
                 preference.chosen_at,
                 preference.expires_at,
                 preference.source,
-                epoch,
+                _common_epoch(connection) if own is None else own,
+                consents_since(kept, preference),
             ),
         )
     return erased > 0
 
 
-def _epoch(connection: sqlite3.Connection, key: VisitorKey, *, refusal: bool) -> int:
-    """Return the epoch to keep: the visitor's own, the file's for a new visitor, a new one for a refusal.
+def _common_epoch(connection: sqlite3.Connection) -> int:
+    """Return the file's epoch, for a refusal and for a new visitor.
 
     One counter serves the whole file, so that a visitor who was forgotten does not start again at zero.
     """
-    if refusal:
-        connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
-    else:
-        row = connection.execute(f"SELECT epoch FROM preference {_WHERE}", key).fetchone()  # noqa: S608 - names of ours
-        if row is not None:
-            return int(row[0])
     row = connection.execute("SELECT value FROM counter WHERE name = 'epoch'").fetchone()
     if row is None:
         raise sqlite3.DatabaseError("the file is malformed, its counter is missing")
@@ -266,7 +274,7 @@ def _forget(connection: sqlite3.Connection, key: VisitorKey, now: float) -> bool
     """Erase what is kept of a visitor, and return whether there was anything."""
     with Transaction(connection):
         note(connection, key, refused=True, now=now)
-        connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'epoch'")
+        connection.execute(_COUNT_UP)
         erased = connection.execute(f"DELETE FROM preference {_WHERE}", key).rowcount  # noqa: S608 - names of ours
         erased += connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours
     return erased > 0

@@ -88,11 +88,15 @@ class StoreConformance:
         _equal(await store.load_identity(KEY), None, "an identity that was never kept is None")
 
     async def test_choice_comes_back(self, store: Store) -> None:
-        """A choice comes back as it was saved, apart from its epoch."""
+        """A choice comes back as it was saved, apart from what the store assigns."""
         for purposes in _CHOICES:
             await store.save_preference(KEY, _preference(purposes, source="a word"))
             kept = _present(await store.load_preference(KEY))
-            _equal(replace(kept, epoch=0), _preference(purposes, source="a word"), "a choice comes back")
+            _equal(
+                replace(kept, epoch=0, consents_since=0.0),
+                _preference(purposes, source="a word"),
+                "a choice comes back",
+            )
 
     async def test_later_choice_wins(self, store: Store) -> None:
         """Of several choices the last one is kept, with its own times."""
@@ -100,7 +104,7 @@ class StoreConformance:
             preference = _preference("all" if purposes == "all" else "none", chosen_at=CHOSEN_AT + step)
             await store.save_preference(KEY, preference)
             kept = _present(await store.load_preference(KEY))
-            _equal(replace(kept, epoch=0), preference, "the later choice wins")
+            _equal(replace(kept, epoch=0, consents_since=0.0), preference, "the later choice wins")
 
     async def test_identity_comes_back(self, store: Store) -> None:
         """An identity comes back as it was saved, and a later one replaces it."""
@@ -200,6 +204,24 @@ class StoreConformance:
             before.epoch,
             "an epoch changes with the visitor's own refusals",
         )
+
+    async def test_since_when_a_visitor_consents(self, store: Store) -> None:
+        """It is the first yes after the newest refusal; a yes that is said again leaves it, and so do others' choices."""
+        said: list[Choice] = ["all", "all", "none", "all", "all", "none", "none", "all"]
+        since = []
+        for moment, purposes in enumerate(said, start=1):
+            await store.save_preference(KEY, _preference(purposes, chosen_at=float(moment)))
+            await store.save_preference(NEIGHBOURS[0], _preference("none", chosen_at=moment + 0.5))
+            since.append(_present(await store.load_preference(KEY)).consents_since)
+        _equal(since, [0.0, 0.0, 3.0, 4.0, 4.0, 6.0, 7.0, 8.0], "since when")
+        await store.save_preference(KEY, _preference("none", chosen_at=1.0))
+        await store.save_preference(KEY, _preference("all", chosen_at=2.0))
+        _equal(_present(await store.load_preference(KEY)).consents_since, 8.0, "it never goes back")
+
+    async def test_store_assigns_since_when_a_visitor_consents(self, store: Store) -> None:
+        """What a preference that is being saved says of it counts for nothing."""
+        await store.save_preference(KEY, replace(_preference("all"), consents_since=1_000.0))
+        _equal(_present(await store.load_preference(KEY)).consents_since, 0.0, "the store assigns it")
 
     async def test_store_assigns_the_epoch(self, store: Store) -> None:
         """The epoch of a preference that is being saved counts for nothing."""

@@ -236,7 +236,7 @@ def write_word(store: SQLiteStore, word: str) -> None:
     """Write a word into the file, where a choice would stand, as somebody else might."""
     with sqlite3.connect(store.path) as connection:
         connection.execute(
-            "INSERT INTO preference VALUES (?, ?, '', ?, 0.0, 1e12, 'opt_in', 0)",
+            "INSERT INTO preference VALUES (?, ?, '', ?, 0.0, 1e12, 'opt_in', 0, 0.0)",
             (ORGANISATION, DATASTREAM, word),
         )
     connection.close()

@@ -216,6 +216,9 @@ async def test_the_epoch_grows_over_a_choice_that_went_by_itself(store, server):
         {"epoch": "1.5"},
         {"epoch": "one"},
         {"epoch": "01"},
+        {"consents_since": "nan"},
+        {"consents_since": "1"},
+        {"consents_since": "-1.0"},
     ],
     ids=repr,
 )
@@ -227,8 +230,11 @@ async def test_what_is_not_understood_is_no_choice(store, server, caplog, cells)
     assert await store.load_preference(KEY) is None
     assert [one.levelname for one in caplog.records if one.name == "alloy_async"] == ["WARNING"]
     assert "cannot be understood" in caplog.text
-    await store.save_preference(KEY, NONE)
-    assert (await store.load_preference(KEY)).purposes == "none"
+    for preference in (NONE, ALL):
+        for name, value in cells.items():
+            server.command("HSET", CHOICE, name, value)
+        await store.save_preference(KEY, preference)
+        assert (await store.load_preference(KEY)).purposes == preference.purposes
 
 
 @pytest.mark.parametrize("name", ["purposes", "chosen_at", "expires_at", "source", "epoch"])

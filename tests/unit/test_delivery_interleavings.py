@@ -37,15 +37,18 @@ def shelf():
     return MemoryShelf()
 
 
+def stored(name, clock, key=KEY):
+    """An event as an outbox keeps it."""
+    return OutboxEvent(
+        key, name, json.dumps({"xdm": {"eventType": name}}).encode(), False, True, clock.time()
+    )
+
+
 async def left_behind(shelf, clock, *names, key=KEY):
     """Leave events on the shelf, as a worker that has closed."""
     worker = MemoryOutbox(shelf, clock=clock)
     await worker.open()
-    events = [
-        OutboxEvent(key, name, json.dumps({"xdm": {"eventType": name}}).encode(), False, True, clock.time())
-        for name in names
-    ]
-    await worker.write(events, [], epoch=shelf.epoch)
+    await worker.write([stored(name, clock, key) for name in names], [], epoch=shelf.epoch)
     await worker.aclose()
 
 
@@ -106,6 +109,63 @@ async def test_nobody_stands_behind_many_events_that_wait_for_older_ones(options
             await event
     assert meanwhile == ["bert"]
     assert edge.event_types[1:] == ["old", *(f"{number}" for number in range(3_000))]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_refusal_that_was_the_last_thing_a_process_kept_holds(
+    options, shelf, clock, edge, store, is_known
+):
+    """It was killed before it had erased; who takes over has never heard of it, and consents again before that."""
+    anne, until = KEY._replace(visitor="anne"), clock.time() + 1e6
+    await store.save_preference(anne, Preference("all", clock.time(), until))
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock)})
+        if is_known:
+            await alloy.visitor("anne").event(type="known")
+        for _ in range(2):
+            dead = MemoryOutbox(shelf, clock=clock)
+            await dead.open()
+            await dead.write([stored("before", clock, anne)], [], epoch=shelf.epoch)
+            clock.advance(1)
+            await store.save_preference(anne, Preference("none", clock.time(), until))
+            clock.advance(1)
+            await store.save_preference(anne, Preference("all", clock.time(), until))
+            await dead.write([stored("after", clock, anne)], [], epoch=shelf.epoch)
+            clock.advance(LEASE)
+            await settle(100)
+            await alloy.visitor("anne", purposes="all").event(type="new")
+            clock.advance(LEASE)
+            await settle(100)
+        books = await alloy.aclose()
+    assert edge.event_types == ["known"] * is_known + ["after", "new"] * 2
+    assert (books.refused, (await dead.shelf()).events) == (2, 0)
+
+
+async def test_what_was_left_waits_while_it_is_not_known_since_when_the_visitor_consents(
+    options, shelf, clock, edge, store, monkeypatch
+):
+    """The store cannot be read: what is new waits too, and goes behind it."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock)})
+        await alloy.opt_in(purposes="all")
+        load, failing = store.load_preference, [True]
+
+        async def load_preference(key):
+            if failing:
+                raise ConsentStoreError("load", "the store", "the disk is gone.")
+            return await load(key)
+
+        monkeypatch.setattr(alloy._engine.visitor.keeper._store, "load_preference", load_preference)
+        await left_behind(shelf, clock, "left")
+        clock.advance(LEASE)
+        await settle(100)
+        new = alloy.event(type="new")
+        await settle(100)
+        meanwhile = [*edge.event_types]
+        failing.clear()
+        clock.advance(LEASE)
+        await new
+    assert (meanwhile, edge.event_types) == ([], ["left", "new"])
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -100,6 +100,7 @@ ENGINE = [
     "_choice_reading",
     "_visitor",
     "_visitors",
+    "_recovered",
 ]
 FACE = ["_engine", "_personal", "visitor", "_client", FRONT, "blocking"]
 WEB = [

@@ -236,6 +236,9 @@ async def test_identity_is_taken_before_the_thread_is_free(store):
         {"epoch": "many"},
         {"epoch": 1.5},
         {"epoch": b""},
+        {"consents_since": "lately"},
+        {"consents_since": -1.0},
+        {"consents_since": math.inf},
     ],
     ids=str,
 )
@@ -250,7 +253,9 @@ async def test_odd_row_is_no_choice(tmp_path, caplog, values):
     assert (await look(tmp_path)).purposes == "none"
 
 
-@pytest.mark.parametrize("column", ["purposes", "chosen_at", "expires_at", "source", "epoch"])
+@pytest.mark.parametrize(
+    "column", ["purposes", "chosen_at", "expires_at", "source", "epoch", "consents_since"]
+)
 @pytest.mark.parametrize("value", [None, math.nan])
 async def test_missing_value_cannot_be_stored(tmp_path, column, value):
     """A missing value, and NaN, which SQLite takes for one, do not get into a row."""
@@ -316,6 +321,23 @@ async def test_other_tables_end_with_its_own_error(tmp_path, statement):
     with suppress(ConsentStoreError):
         await store.forget(KEY)
     await store.aclose()
+
+
+# Files of older versions
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path, version):
+    """What it holds stays; since when its visitors consent is not known of it."""
+    path = await keep(tmp_path, "none")
+    change(path, "ALTER TABLE preference DROP COLUMN consents_since")
+    if version < 2:
+        change(path, "DROP TABLE news")
+    change(path, f"PRAGMA user_version = {version}")
+    kept = await look(tmp_path)
+    assert (kept.purposes, kept.consents_since) == ("none", 0.0)
+    await keep(tmp_path, "all")
+    assert (await look(tmp_path)).consents_since == NOW
 
 
 # What it makes of damage
