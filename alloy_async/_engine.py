@@ -112,9 +112,12 @@ class Engine:
             hooks=hooks,
             clock=self.clock,
         )
+        choices = self._store
+        if self._keeper is not None:
+            choices = ErasingStore(self._store, self._keeper, relay=settings.relay)
         self._household = Household(
             settings,
-            store=self._store if self._keeper is None else ErasingStore(self._store, self._keeper),
+            store=choices,
             courier=self._courier,
             ledger=ledger,
             hooks=hooks,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
+from contextlib import suppress
 
 from ._outbox_keeper import OutboxKeeper
 from .errors import ConsentStoreError, OutboxError
@@ -23,12 +22,17 @@ class ErasingStore:
     the next start erases what is left. Either is done when the other fails; the failure is heard, and both are tried
     again.
 
+    A relay asks no store. What is left to one is erased before the choice is kept as well, since nobody would erase it
+    after a process that is killed in between.
+
     Args:
         store: keeps choices and identities.
         keeper: keeps events.
+        relay: whether events are left to a relay.
     """
 
-    def __init__(self, store: Store, keeper: OutboxKeeper) -> None:
+    def __init__(self, store: Store, keeper: OutboxKeeper, *, relay: bool = False) -> None:
+        self._relay = relay
         self._store = store
         self._keeper = keeper
         self.load_preference = store.load_preference
@@ -40,17 +44,20 @@ class ErasingStore:
         """Keep a choice; a refusal also erases the visitor's identity and events."""
         if preference.purposes == "all":
             await self._store.save_preference(key, preference)
-            return
-        await self._both(key, self._store.save_preference(key, preference))
+        else:
+            await self._refuse(key, preference)
 
     async def forget(self, key: VisitorKey) -> None:
         """Erase the visitor's choice, identity and events."""
-        await self._both(key, self._store.save_preference(key, _REFUSED))
+        await self._refuse(key, _REFUSED)
         await self._store.forget(key)
 
-    async def _both(self, key: VisitorKey, keeping: Coroutine[Any, Any, None]) -> None:
+    async def _refuse(self, key: VisitorKey, preference: Preference) -> None:
+        if self._relay:
+            with suppress(ConsentStoreError):  # heard below, when it fails again
+                await self._erase(key)
         try:
-            await keeping
+            await self._store.save_preference(key, preference)
         except Exception:  # not a cancellation: closing must not wait for a second disk that hangs
             await self._erase(key)
             raise

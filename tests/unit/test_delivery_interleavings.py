@@ -168,6 +168,30 @@ async def test_what_was_left_waits_while_it_is_not_known_since_when_the_visitor_
     assert (meanwhile, edge.event_types) == ([], ["left", "new"])
 
 
+@pytest.mark.parametrize("wish", ["none", "pending"])
+async def test_what_is_left_to_a_relay_is_erased_before_a_refusal_is_kept(options, shelf, clock, store, wish):
+    """A relay asks no store: after a worker that was killed in between nobody would erase it. And once more after that."""
+    left = []
+    seen = store.save_preference
+
+    async def save_preference(key, preference):
+        if preference.purposes == "none":
+            left.append(shelf.events)
+            await worker.write([stored("meanwhile", clock)], [], epoch=shelf.epoch)
+        await seen(key, preference)
+
+    store.save_preference = save_preference
+    worker = MemoryOutbox(shelf, clock=clock)
+    await worker.open()
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": MemoryOutbox(shelf, clock=clock), "relay": True})
+        await alloy.opt_in(purposes="all")
+        await alloy.event(type="event")
+        await (alloy.forget() if wish == "pending" else alloy.opt_in(purposes="none"))
+        left.append((await worker.shelf()).events)
+    assert left == [0, 0]
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_much_that_was_left_of_a_visitor_who_waits_leaves_room_for_others(
     options, shelf, clock, edge, store, monkeypatch, ordered
