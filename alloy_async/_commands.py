@@ -155,6 +155,7 @@ class EventCommand:
         self._move("queued")
         if self.released_at == inf:
             self.released_at = self.visitor.clock.monotonic()
+            self.visitor.released += 1
         if self.future.cancelled():  # while it was on the wire, from where it has come back
             self.left()
 
@@ -173,6 +174,7 @@ class EventCommand:
         self.order = key - BEFORE_ALL_CALLS
         self.prepared = True
         self.released_at = self.visitor.clock.monotonic() - max(age, 0.0)
+        self.visitor.released += 1
         self._ledger.recovered += 1
         self._move("queued")
 
@@ -307,6 +309,8 @@ class EventCommand:
         if self.stage is None:
             return False
         self._ledger.end(len(self.body), self.stage, outcome)
+        if self.released_at != inf:
+            self.visitor.released -= 1
         self.stage = None
         self.body = b""
         if outcome != "kept" and (self.key is not None or self.local_key is not None):

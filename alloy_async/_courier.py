@@ -147,9 +147,9 @@ class Courier:
         self._line.remove(command)
         self.wake()
 
-    def recall(self) -> None:
-        """End what is queued and has been refused; what is on the wire settles with the truth."""
-        in_slices(self._queued(), self._end_if_barred)
+    def recall(self, visitor: VisitorState) -> None:
+        """End what is queued of a visitor and has been refused; what is on the wire settles with the truth."""
+        in_slices([command for command in self._queued() if command.visitor is visitor], self._end_if_barred)
 
     def take_over(self, commands: list[EventCommand]) -> None:
         """Take events that others left; all at once, for they go before what is in line."""

@@ -54,6 +54,7 @@ class VisitorState:
         is_passing: see above.
         knows_choice: whether there is nothing to be read in the store.
         newest_in_line: the highest order of its events that came into the courier's line.
+        released: how many of its events have begun to wait for the wire and have not ended.
         used_at: monotonic seconds at which somebody last asked for it.
     """
 
@@ -82,6 +83,7 @@ class VisitorState:
         "logger",
         "newest_in_line",
         "patience",
+        "released",
         "used_at",
     )
 
@@ -128,7 +130,7 @@ class VisitorState:
         self.key = key
         self.is_kept = is_kept
         self.is_passing = is_passing
-        self.newest_in_line = 0
+        self.newest_in_line = self.released = 0
         self._last_called = self._consents_since = self._echoes = 0
         self.used_at = 0.0
         self._courier = household.courier
@@ -221,7 +223,8 @@ class VisitorState:
 
     def _refuse_what_came_before(self) -> None:
         """Refuse what was called before the yes that holds: there was a refusal before that yes, heard only now."""
-        for command in (*self.open_commands(), *self._courier.open_commands()):
+        waiting = self._courier.open_commands() if self.released else ()
+        for command in (*self.open_commands(), *waiting):
             if command.visitor is self and command.order <= self._consents_since:
                 command.epoch = NEVER_SENT
         if self._departures is not None:
@@ -302,7 +305,8 @@ class VisitorState:
         """Erase the identity, and end what the gate had let through, as far as it is refused now."""
         self.identity_keeper.erase()
         in_slices(self.open_commands(), EventCommand.end_if_refused)
-        self._courier.recall()
+        if self.released:  # mostly none, and whatever all visitors have queued is gone through
+            self._courier.recall(self)
         if self._ecid_request is not None:
             self._ecid_request.reject(ConsentDeclined("get_ecid"))
 

@@ -310,6 +310,7 @@ class Promises(RuleBasedStateMachine):
         self.world.edge.release()
         summary = await closing
         assert summary.open == 0, "nothing is open after aclose"
+        assert not any(state.released for state in alloy._engine._everybody()), "nor counted of anybody"
         assert all(call.future.done() or call.killed for call in self.world.people[name].calls), (
             "nothing is pending after aclose"
         )

@@ -21,6 +21,8 @@ from alloy_async import (
     StillParked,
     _outbox_keeper,
 )
+from alloy_async._commands import EventCommand
+from alloy_async._courier import Courier
 from alloy_async.edge import EdgeResponse
 from alloy_async.outbox.memory import MemoryOutbox, MemoryShelf
 from alloy_async.stores.base import Change
@@ -370,6 +372,36 @@ async def test_ordered_is_for_each_visitor(options, clock, edge):
         for event in events:
             await event
     assert edge.event_types == ["anne 1", "bert 1", "anne 2", "bert 2"]
+
+
+async def test_a_refusal_looks_at_the_visitors_own_events_only(options, edge, monkeypatch):
+    """Others may have very many in the queue, and visitors who decline have mostly none."""
+    edge.hold()
+    looked_at, gone_through = [], []
+    end_if_refused, queued = EventCommand.end_if_refused, Courier._queued
+    async with Alloy() as alloy:
+        await alloy.configure(**options)
+        anne, bert = (alloy.visitor(name, purposes="all") for name in ("anne", "bert"))
+        events = [bert.event() for _ in range(100)]
+        own = anne.event()
+        await settle()
+        later = [visitor.event(type=f"later {number}") for number in range(20) for visitor in (anne, bert)]
+        monkeypatch.setattr(
+            EventCommand, "end_if_refused", lambda one: (looked_at.append(one.visitor), end_if_refused(one))
+        )
+        monkeypatch.setattr(Courier, "_queued", lambda one: (gone_through.append(one), queued(one))[1])
+        alloy.visitor("carl").opt_in(purposes="none")
+        await settle()
+        assert (looked_at, gone_through) == ([], [])
+        anne.opt_in(purposes="none")
+        assert len(looked_at) == 20
+        assert len({*looked_at}) == 1
+        edge.release()
+        await settle(50)
+        refused = [event.exception() is not None for event in later]
+        assert refused == [True, False] * 20
+        for event in (*events, own):
+            await event
 
 
 async def test_nobody_stands_behind_the_many_events_of_a_visitor_who_waits(options, clock, edge):
