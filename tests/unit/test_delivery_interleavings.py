@@ -134,6 +134,40 @@ async def test_much_that_was_left_of_a_visitor_who_waits_leaves_room_for_others(
     assert edge.event_types[6:] == names
 
 
+@pytest.mark.parametrize("command", ["event", "flush"])
+async def test_what_has_no_room_is_not_looked_for_without_a_pause(
+    options, shelf, clock, edge, store, monkeypatch, command
+):
+    """Whoever waits for the rest of what was left waits until something ends."""
+    monkeypatch.setattr(_taking_over, "SHARE", 4)
+
+    class Counting(MemoryOutbox):
+        looks = 0
+
+        async def abandoned(self):
+            self.looks += 1
+            return await super().abandoned()
+
+    anne = KEY._replace(visitor="anne")
+    await store.save_preference(anne, Preference("all", clock.time(), 4_000_000_000.0))
+    names = [f"{number}" for number in range(20)]
+    await left_behind(shelf, clock, *names, key=anne)
+    edge.answers.append(EdgeResponse(429, {"retry-after": "200"}, b""))
+    outbox = Counting(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox})
+        await settle(100)
+        before = outbox.looks
+        waits = alloy.visitor("anne").event(type="new") if command == "event" else alloy.flush()
+        await settle(100)
+        looks = outbox.looks - before
+        clock.advance(200)
+        await waits
+        await alloy.flush()
+    assert looks <= 1
+    assert edge.event_types[4:] == [*names, *(["new"] if command == "event" else [])]
+
+
 async def test_what_waits_for_older_ones_ends_when_it_is_too_old(options, shelf, clock, edge):
     """Though it stands aside: as soon as anything is looked at."""
     outbox = SlowToTakeOver(shelf, clock=clock)
