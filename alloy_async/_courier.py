@@ -14,7 +14,7 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Iterator
 from copy import copy
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._batch import Batch
@@ -113,6 +113,7 @@ class Courier:
         self._closed = False
         self._paused = False
         self._all_wait = False
+        self._looks_aside = False
         self._loop = asyncio.get_running_loop()  # a future may be cancelled while no loop runs
 
     def full(self, command: EventCommand) -> OutboxFull | None:
@@ -135,7 +136,7 @@ class Courier:
         self._line.put(command)
         joins = len(self._line) > 1 and self._line.size < self._max_body and not command.needs_answer
         if self._all_wait or not joins:
-            self.wake()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
+            self._look_soon()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
 
     def no_longer_stored(self, command: EventCommand) -> None:
         """Erase an event from the durable outbox, where it has ended."""
@@ -181,6 +182,11 @@ class Courier:
         await slice_by_slice(self.open_commands(), self._close)
 
     def wake(self) -> None:
+        """Look at what waits, because something has ended for which it may have waited."""
+        self._looks_aside = True
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         """Look at what waits in the next turn of the loop, so that what is called in one turn travels together."""
         if self._look is None and not self._closed and not self._paused:
             self._look = self._loop.call_soon(self._pump)
@@ -199,12 +205,26 @@ class Courier:
         while len(self._under_way) < self._max_in_flight and not self._closed:
             now = self._clock.monotonic()
             if self._is_blocked(now):
-                self._make_way((), now)
+                self._clear(now)
                 return
             batch = self._due_again(now) or self._fresh(now)
             if batch is None:
                 return
             self._start(batch)
+
+    def _clear(self, now: float) -> None:
+        """Take away what may not be sent while nothing may start: in front of the line, and of each visitor aside."""
+        too_old = now - self._lifetime
+        self._line.let_pass(lambda _: False)
+        self._looks_aside = True
+        lines = chain(self._line.aside(), [self._line.waiting()])
+        barred = chain.from_iterable(
+            takewhile(lambda command: _is_barred(command, too_old), line) for line in lines
+        )
+        commands = list(islice(barred, SLICE))
+        self._take_away(commands, too_old)
+        if len(commands) == SLICE:
+            self._look_soon()
 
     def _make_way(self, busy: Collection[VisitorState], now: float) -> bool:
         """Let an event stand in front that may go now, if there is one; return False when that takes more turns.
@@ -213,11 +233,13 @@ class Courier:
         something else of its visitor's is set aside.
         """
         too_old = now - self._lifetime
-        self._line.let_pass(lambda first: first.released_at <= too_old or not self._has_to_wait(first, busy))
+        if self._looks_aside:
+            self._looks_aside = False
+            self._line.let_pass(lambda one: one.released_at <= too_old or not self._has_to_wait(one, busy))
         barred: list[EventCommand] = []
         waits: list[EventCommand] = []
         for command in islice(self._line.waiting(), SLICE):
-            if command.released_at <= too_old or command.verdict() is not Verdict.PASS:
+            if _is_barred(command, too_old):
                 barred.append(command)
             elif self._has_to_wait(command, busy):
                 waits.append(command)
@@ -225,9 +247,9 @@ class Courier:
                 break
         self._line.set_aside(waits)
         self._take_away(barred, too_old)
-        if len(barred) + len(waits) < SLICE:
+        if not barred and len(waits) < SLICE:
             return True
-        self.wake()
+        self._look_soon()  # also after a few: whoever hears of them may have cancelled the one that is in front
         return False
 
     def _has_to_wait(self, command: EventCommand, busy: Collection[VisitorState]) -> bool:
@@ -257,7 +279,7 @@ class Courier:
             self._end_if_too_late(waiting.batch, now)
         if self._breaker.circuit == "open":
             heads = [waiting.batch.head for waiting in self._again if waiting.batch.commands]
-            heads += [*self._line.aside(), *islice(self._line.waiting(), 1)]
+            heads += [*self._line.oldest_aside(), *islice(self._line.waiting(), 1)]
             self._wake_at(min([self._breaker.until, *(self._deadline(head) for head in heads)]), now)
         return True
 
@@ -273,6 +295,7 @@ class Courier:
                 self._wake_at(self._again[0].due, now)
                 break
             waiting = heapq.heappop(self._again)
+            self._looks_aside = True
             self._end_if_too_late(waiting.batch, now)
             self._bar(waiting.batch)
             if self._ordered and self._is_under_way(waiting.batch):
@@ -294,6 +317,9 @@ class Courier:
         """Return the next batch of the line, if it is time for it."""
         if not self._line:
             self._in_a_hurry = False
+            return None
+        if not self._looks_aside and self._line.first() is None:
+            self._all_wait = True
             return None
         busy = self._busy()
         if not self._make_way(busy, now):
@@ -471,7 +497,7 @@ class Courier:
     def _overtakes(self, batch: Batch) -> bool:
         """Return whether an earlier event of one of its visitors has come back, whose request was not written."""
         oldest: dict[VisitorState, int] = {}
-        for command in self._line.returned():
+        for command in self._line.returned({command.visitor for command in batch.commands}):
             oldest.setdefault(command.visitor, command.order)
         return bool(oldest) and any(
             oldest.get(command.visitor, command.order) < command.order for command in batch.commands
@@ -589,6 +615,11 @@ class Courier:
             self._ledger.circuit = circuit
             if self._hooks:
                 self._hooks.emit(CircuitChanged(self._endpoint, circuit))
+
+
+def _is_barred(command: EventCommand, too_old: float) -> bool:
+    """Return whether an event may not be sent: it is too old, refused, or its consent is asked for again."""
+    return command.released_at <= too_old or command.verdict() is not Verdict.PASS
 
 
 def _policy(settings: Settings, *, durable: bool) -> RetryPolicy:

@@ -131,13 +131,18 @@ class Line(Generic[E]):
         in_front = chain.from_iterable(self._in_front.values())
         return chain(in_front, self._returned, self._waiting)
 
-    def returned(self) -> Iterable[E]:
-        """Return the events that have come back, of each visitor the oldest first."""
-        return chain(self.aside(), self._returned)
+    def returned(self, visitors: Collection[_Queuing]) -> Iterator[E]:
+        """Return the events of some visitors that have come back, or the oldest aside, of each the oldest first."""
+        aside = (next(iter(self._aside[visitor])) for visitor in self._aside.keys() & visitors)
+        return chain(aside, (event for event in self._returned if event.visitor in visitors))
 
-    def aside(self) -> Iterator[E]:
+    def oldest_aside(self) -> Iterator[E]:
         """Return the oldest event of each visitor of whom something was set aside."""
         return (next(iter(events)) for events in self._aside.values())
+
+    def aside(self) -> Iterable[Iterable[E]]:
+        """Return what was set aside, of each visitor in order."""
+        return self._aside.values()
 
     def __contains__(self, event: E) -> bool:
         """Return whether an event waits."""
