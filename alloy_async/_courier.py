@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from copy import copy
 from itertools import chain, groupby, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
@@ -298,7 +298,7 @@ class Courier:
             self._looks_aside = True
             self._end_if_too_late(waiting.batch, now)
             self._bar(waiting.batch)
-            if self._ordered and self._is_under_way(waiting.batch):
+            if self._ordered and self._comes_after(waiting.batch, chain(self._again, passed_over)):
                 passed_over.append(waiting)
             elif waiting.batch.commands:
                 found = waiting.batch
@@ -306,11 +306,17 @@ class Courier:
             heapq.heappush(self._again, waiting)
         return found
 
-    def _is_under_way(self, batch: Batch) -> bool:
-        """Return whether another request of one of its visitors is on the wire."""
-        visitors = {command.visitor for command in batch.commands}
+    def _comes_after(self, batch: Batch, others: Iterable[_Waiting]) -> bool:
+        """Return whether a request of one of its visitors is on the wire, or an older one waits: of halves the first."""
+        oldest: dict[VisitorState, int] = {}
+        for command in batch.commands:
+            oldest.setdefault(command.visitor, command.order)
         return any(
-            command.visitor in visitors for one in self._under_way.values() for command in one.commands
+            command.visitor in oldest for one in self._under_way.values() for command in one.commands
+        ) or any(
+            command.order < oldest.get(command.visitor, command.order) and not command.ended
+            for waiting in others
+            for command in waiting.batch.commands
         )
 
     def _fresh(self, now: float) -> Batch | None:

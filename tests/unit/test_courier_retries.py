@@ -278,6 +278,21 @@ async def test_the_event_at_fault_is_found_by_halves(open_alloy, edge):
     assert [len(request.events) for request in edge.requests[1:]] == [4, 2, 2, 1, 1]
 
 
+async def test_with_ordered_the_second_half_does_not_overtake_the_first(options, edge, clock):
+    """A request is split, and the first half waits for another attempt."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False, "ordered": True})
+        edge.answers += [refused(), EdgeResponse(429, {"retry-after": "20"}, b"")]
+        events = [alloy.event(type=name) for name in "abcd"]
+        await settle()
+        meanwhile = [*edge.event_types]
+        clock.advance(20)
+        for event in events:
+            await event
+    assert meanwhile == [*"abcd", *"ab"]
+    assert edge.event_types[6:] == [*"abcd"]
+
+
 @pytest.mark.parametrize("code", ["0003", "0501", "0302"])
 async def test_what_is_not_about_input_is_not_split(open_alloy, edge, code):
     """A datastream or a permission at fault would refuse each part alike."""
