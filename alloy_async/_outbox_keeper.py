@@ -594,6 +594,7 @@ class OutboxKeeper:
         """Decide about events that the outbox has turned away because their visitors have declined."""
         held_back, self._held_back = self._held_back, []
         going_on: list[EventCommand] = []
+        parked: dict[VisitorState, int] = {}
         for command in held_back:
             if command.ended:
                 continue
@@ -602,9 +603,12 @@ class OutboxKeeper:
             elif (
                 command.visitor.asks
             ):  # in doubt now: a yes that is known here may have come after the refusal
+                parked.setdefault(command.visitor, command.order)
                 command.visitor.gate.readmit([command])
             else:
                 command.fail(ConsentDeclined(command.name))
+        if parked:
+            self._send_back_later_ones(parked)
         if going_on:
             self._store_again(going_on)
 

@@ -527,3 +527,26 @@ async def test_a_look_that_somebody_cancels_is_taken_again_before_anything_is_se
         assert edge.event_types.count("taken over") == 1
         assert event.done()
         await other.aclose()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_what_was_turned_away_is_not_overtaken(options, shelf, clock, edge, monkeypatch, ordered):
+    """A refusal elsewhere came before the yes that is known here: what was called since then goes, in order."""
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 1)
+
+    class Slow(MemoryOutbox):
+        async def write(self, *arguments, **keywords):
+            await settle(5)
+            return await super().write(*arguments, **keywords)
+
+    outbox = Slow(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "ordered": ordered})
+        other = MemoryOutbox(shelf, clock=clock)
+        await other.open()
+        await other.erase(KEY)
+        await alloy.opt_in(purposes="all")
+        events = [alloy.event(type=name) for name in "abcd"]
+        await settle(100)
+        assert all(event.done() for event in events)
+    assert edge.event_types == [*"abcd"]
