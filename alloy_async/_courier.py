@@ -133,7 +133,8 @@ class Courier:
         if self._keeper is not None and command.key is None and command.visitor.is_kept:
             self._keeper.put(command)
             return
-        self._line.put(command)
+        if self._line.put(command):
+            self._looks_aside = True
         joins = len(self._line) > 1 and self._line.size < self._max_body and not command.needs_answer
         if self._all_wait or not joins:
             self._look_soon()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
@@ -241,7 +242,7 @@ class Courier:
         for command in islice(self._line.waiting(), SLICE):
             if _is_barred(command, too_old):
                 barred.append(command)
-            elif self._has_to_wait(command, busy):
+            elif self._line.is_held_up(command) or self._has_to_wait(command, busy):
                 waits.append(command)
             else:
                 break
@@ -342,9 +343,13 @@ class Courier:
         """Return the visitors whose next request waits for the end of another one of theirs."""
         if not self._ordered:
             return ()
-        batches = chain(self._under_way.values(), (waiting.batch for waiting in self._again))
-        commands = chain.from_iterable(batch.commands for batch in batches)
-        return {command.visitor for command in commands if not command.ended}
+        on_the_wire = chain.from_iterable(batch.commands for batch in self._under_way.values())
+        again = chain.from_iterable(waiting.batch.commands for waiting in self._again)
+        busy = {
+            command.visitor for command in on_the_wire
+        }  # until it has arrived: then what stands aside is looked at
+        busy.update(command.visitor for command in again if not command.ended)
+        return busy
 
     def _is_due(self, head: EventCommand, now: float) -> bool:
         """Return whether a batch should start now; when not, make sure that it is looked at again in time."""
@@ -374,6 +379,7 @@ class Courier:
                 visitor, epoch = command.visitor, command.epoch
                 fits = (
                     visitor not in passed_over
+                    and not self._line.is_held_up(command)
                     and visitor.identity.hint(now) == region
                     and command.verdict() is Verdict.PASS
                     and self._is_next(command)
