@@ -12,9 +12,9 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from copy import copy
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._batch import Batch
@@ -113,6 +113,7 @@ class Courier:
         self._closed = False
         self._paused = False
         self._all_wait = False
+        self._looks_aside = False
         self._loop = asyncio.get_running_loop()  # a future may be cancelled while no loop runs
 
     def full(self, command: EventCommand) -> OutboxFull | None:
@@ -132,10 +133,11 @@ class Courier:
         if self._keeper is not None and command.key is None and command.visitor.is_kept:
             self._keeper.put(command)
             return
-        self._line.put(command)
+        if self._line.put(command):
+            self._looks_aside = True
         joins = len(self._line) > 1 and self._line.size < self._max_body and not command.needs_answer
         if self._all_wait or not joins:
-            self.wake()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
+            self._look_soon()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
 
     def no_longer_stored(self, command: EventCommand) -> None:
         """Erase an event from the durable outbox, where it has ended."""
@@ -181,6 +183,11 @@ class Courier:
         await slice_by_slice(self.open_commands(), self._close)
 
     def wake(self) -> None:
+        """Look at what waits, because something has ended for which it may have waited."""
+        self._looks_aside = True
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         """Look at what waits in the next turn of the loop, so that what is called in one turn travels together."""
         if self._look is None and not self._closed and not self._paused:
             self._look = self._loop.call_soon(self._pump)
@@ -199,12 +206,26 @@ class Courier:
         while len(self._under_way) < self._max_in_flight and not self._closed:
             now = self._clock.monotonic()
             if self._is_blocked(now):
-                self._make_way((), now)
+                self._clear(now)
                 return
             batch = self._due_again(now) or self._fresh(now)
             if batch is None:
                 return
             self._start(batch)
+
+    def _clear(self, now: float) -> None:
+        """Take away what may not be sent while nothing may start: in front of the line, and of each visitor aside."""
+        too_old = now - self._lifetime
+        self._line.let_pass(lambda _: False)
+        self._looks_aside = True
+        lines = chain(self._line.aside(), [self._line.waiting()])
+        barred = chain.from_iterable(
+            takewhile(lambda command: _is_barred(command, too_old), line) for line in lines
+        )
+        commands = list(islice(barred, SLICE))
+        self._take_away(commands, too_old)
+        if len(commands) == SLICE:
+            self._look_soon()
 
     def _make_way(self, busy: Collection[VisitorState], now: float) -> bool:
         """Let an event stand in front that may go now, if there is one; return False when that takes more turns.
@@ -213,21 +234,23 @@ class Courier:
         something else of its visitor's is set aside.
         """
         too_old = now - self._lifetime
-        self._line.let_pass(lambda first: first.released_at <= too_old or not self._has_to_wait(first, busy))
+        if self._looks_aside:
+            self._looks_aside = False
+            self._line.let_pass(lambda one: one.released_at <= too_old or not self._has_to_wait(one, busy))
         barred: list[EventCommand] = []
         waits: list[EventCommand] = []
         for command in islice(self._line.waiting(), SLICE):
-            if command.released_at <= too_old or command.verdict() is not Verdict.PASS:
+            if _is_barred(command, too_old):
                 barred.append(command)
-            elif self._has_to_wait(command, busy):
+            elif self._line.is_held_up(command) or self._has_to_wait(command, busy):
                 waits.append(command)
             else:
                 break
         self._line.set_aside(waits)
         self._take_away(barred, too_old)
-        if len(barred) + len(waits) < SLICE:
+        if not barred and len(waits) < SLICE:
             return True
-        self.wake()
+        self._look_soon()  # also after a few: whoever hears of them may have cancelled the one that is in front
         return False
 
     def _has_to_wait(self, command: EventCommand, busy: Collection[VisitorState]) -> bool:
@@ -257,7 +280,7 @@ class Courier:
             self._end_if_too_late(waiting.batch, now)
         if self._breaker.circuit == "open":
             heads = [waiting.batch.head for waiting in self._again if waiting.batch.commands]
-            heads += [*self._line.aside(), *islice(self._line.waiting(), 1)]
+            heads += [*self._line.oldest_aside(), *islice(self._line.waiting(), 1)]
             self._wake_at(min([self._breaker.until, *(self._deadline(head) for head in heads)]), now)
         return True
 
@@ -273,9 +296,10 @@ class Courier:
                 self._wake_at(self._again[0].due, now)
                 break
             waiting = heapq.heappop(self._again)
+            self._looks_aside = True
             self._end_if_too_late(waiting.batch, now)
             self._bar(waiting.batch)
-            if self._ordered and self._is_under_way(waiting.batch):
+            if self._ordered and self._comes_after(waiting.batch, chain(self._again, passed_over)):
                 passed_over.append(waiting)
             elif waiting.batch.commands:
                 found = waiting.batch
@@ -283,17 +307,26 @@ class Courier:
             heapq.heappush(self._again, waiting)
         return found
 
-    def _is_under_way(self, batch: Batch) -> bool:
-        """Return whether another request of one of its visitors is on the wire."""
-        visitors = {command.visitor for command in batch.commands}
+    def _comes_after(self, batch: Batch, others: Iterable[_Waiting]) -> bool:
+        """Return whether a request of one of its visitors is on the wire, or an older one waits: of halves the first."""
+        oldest: dict[VisitorState, int] = {}
+        for command in batch.commands:
+            oldest.setdefault(command.visitor, command.order)
         return any(
-            command.visitor in visitors for one in self._under_way.values() for command in one.commands
+            command.visitor in oldest for one in self._under_way.values() for command in one.commands
+        ) or any(
+            command.order < oldest.get(command.visitor, command.order) and not command.ended
+            for waiting in others
+            for command in waiting.batch.commands
         )
 
     def _fresh(self, now: float) -> Batch | None:
         """Return the next batch of the line, if it is time for it."""
         if not self._line:
             self._in_a_hurry = False
+            return None
+        if not self._looks_aside and self._line.first() is None:
+            self._all_wait = True
             return None
         busy = self._busy()
         if not self._make_way(busy, now):
@@ -310,9 +343,13 @@ class Courier:
         """Return the visitors whose next request waits for the end of another one of theirs."""
         if not self._ordered:
             return ()
-        batches = chain(self._under_way.values(), (waiting.batch for waiting in self._again))
-        commands = chain.from_iterable(batch.commands for batch in batches)
-        return {command.visitor for command in commands if not command.ended}
+        on_the_wire = chain.from_iterable(batch.commands for batch in self._under_way.values())
+        again = chain.from_iterable(waiting.batch.commands for waiting in self._again)
+        busy = {
+            command.visitor for command in on_the_wire
+        }  # until it has arrived: then what stands aside is looked at
+        busy.update(command.visitor for command in again if not command.ended)
+        return busy
 
     def _is_due(self, head: EventCommand, now: float) -> bool:
         """Return whether a batch should start now; when not, make sure that it is looked at again in time."""
@@ -342,6 +379,7 @@ class Courier:
                 visitor, epoch = command.visitor, command.epoch
                 fits = (
                     visitor not in passed_over
+                    and not self._line.is_held_up(command)
                     and visitor.identity.hint(now) == region
                     and command.verdict() is Verdict.PASS
                     and self._is_next(command)
@@ -471,7 +509,7 @@ class Courier:
     def _overtakes(self, batch: Batch) -> bool:
         """Return whether an earlier event of one of its visitors has come back, whose request was not written."""
         oldest: dict[VisitorState, int] = {}
-        for command in self._line.returned():
+        for command in self._line.returned({command.visitor for command in batch.commands}):
             oldest.setdefault(command.visitor, command.order)
         return bool(oldest) and any(
             oldest.get(command.visitor, command.order) < command.order for command in batch.commands
@@ -589,6 +627,11 @@ class Courier:
             self._ledger.circuit = circuit
             if self._hooks:
                 self._hooks.emit(CircuitChanged(self._endpoint, circuit))
+
+
+def _is_barred(command: EventCommand, too_old: float) -> bool:
+    """Return whether an event may not be sent: it is too old, refused, or its consent is asked for again."""
+    return command.released_at <= too_old or command.verdict() is not Verdict.PASS
 
 
 def _policy(settings: Settings, *, durable: bool) -> RetryPolicy:

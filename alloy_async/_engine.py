@@ -361,7 +361,8 @@ class Engine:
     def flush(self, future: CommandFuture[None]) -> None:
         """End a future when every event that is released now, or was left by an earlier start, has ended."""
         if self._keeper is not None and self._is_recovering(self._keeper):
-            self._keeper.claim()
+            if not self._keeper.waits_for_room:
+                self._keeper.claim()
             self._flushes.append(future)
             self._courier.hurry()
             return

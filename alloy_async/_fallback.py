@@ -170,6 +170,11 @@ class Fallback:
             self.take_over()
         return visitor not in self._left.visitors and not self._returning.of(visitor)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether some of what was left here waits for room in memory."""
+        return self._left.has_more
+
     def left(self) -> Collection[VisitorKey]:
         """Return the visitors of whom something was left here."""
         return self._left.visitors

@@ -56,29 +56,44 @@ class Line(Generic[E]):
         self._count = 0
         self.size = 0
 
-    def put(self, event: E) -> None:
-        """Add an event: at the end, or before the others when a later one of its visitor has been there."""
+    def put(self, event: E) -> bool:
+        """Add an event: at the end, or before the others when a later one of its visitor has been there.
+
+        Returns:
+            Whether it came back, and may stand beside the line.
+        """
         visitor = event.visitor
-        if event.order > visitor.newest_in_line:
-            visitor.newest_in_line = event.order
-            self._waiting[event] = length = len(event.body) + 1
-            self.size += length
-            self._count += 1
-        else:
+        if event.order <= visitor.newest_in_line:
             self.give_back([event])
+            return True
+        visitor.newest_in_line = event.order
+        self._waiting[event] = length = len(event.body) + 1
+        self.size += length
+        self._count += 1
+        return False
 
     def give_back(self, events: list[E]) -> None:
         """Put events back that were taken and not sent, each in its place by order."""
         fresh = [event for event in events if event not in self]
+        self._count += len(fresh)
+        fresh = [event for event in reversed(fresh) if not self._stands_before_aside(event)][::-1]
         last = next(reversed(self._returned), None)
         for event in fresh:
             event.visitor.newest_in_line = max(event.visitor.newest_in_line, event.order)
             self._returned[event] = length = len(event.body) + 1
             self.size += length
-        self._count += len(fresh)
         joined = self._join({event.visitor for event in fresh} & self._aside.keys())
         if joined or not _is_sorted(fresh if last is None else [last, *fresh]):
             self._returned = OrderedDict(sorted(self._returned.items(), key=lambda item: item[0].order))
+
+    def _stands_before_aside(self, event: E) -> bool:
+        """Put an event before what was set aside of its visitor, if it is older; all of that may be very much to sort."""
+        theirs = self._aside.get(event.visitor)
+        if theirs is None or next(iter(theirs)).order < event.order:
+            return False
+        theirs[event] = len(event.body) + 1
+        theirs.move_to_end(event, last=False)
+        return True
 
     def _join(self, visitors: Collection[_Queuing]) -> bool:
         """Let what was set aside of some visitors join what has come back: it may be newer."""
@@ -104,6 +119,10 @@ class Line(Generic[E]):
         self._in_front = {
             visitor: events for visitor, events in self._aside.items() if may_go(next(iter(events)))
         }
+
+    def is_held_up(self, event: E) -> bool:
+        """Return whether something older of an event's visitor stands aside that may not go on."""
+        return event.visitor in self._aside and event.visitor not in self._in_front
 
     def remove(self, *events: E) -> None:
         """Let events go that are refused, cancelled or taken to the wire; harmless for those that have gone."""
@@ -131,13 +150,18 @@ class Line(Generic[E]):
         in_front = chain.from_iterable(self._in_front.values())
         return chain(in_front, self._returned, self._waiting)
 
-    def returned(self) -> Iterable[E]:
-        """Return the events that have come back, of each visitor the oldest first."""
-        return chain(self.aside(), self._returned)
+    def returned(self, visitors: Collection[_Queuing]) -> Iterator[E]:
+        """Return the events of some visitors that have come back, or the oldest aside, of each the oldest first."""
+        aside = (next(iter(self._aside[visitor])) for visitor in self._aside.keys() & visitors)
+        return chain(aside, (event for event in self._returned if event.visitor in visitors))
 
-    def aside(self) -> Iterator[E]:
+    def oldest_aside(self) -> Iterator[E]:
         """Return the oldest event of each visitor of whom something was set aside."""
         return (next(iter(events)) for events in self._aside.values())
+
+    def aside(self) -> Iterable[Iterable[E]]:
+        """Return what was set aside, of each visitor in order."""
+        return self._aside.values()
 
     def __contains__(self, event: E) -> bool:
         """Return whether an event waits."""

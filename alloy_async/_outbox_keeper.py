@@ -175,19 +175,26 @@ class OutboxKeeper:
     def has_recovered(self, visitor: VisitorKey) -> bool:
         """Return whether all that was left of a visitor has been taken over; until then newer events wait.
 
-        When it has not, taking over begins, and ``on_current`` is called once it is done.
+        When it has not, taking over begins, unless it goes on by itself once memory has room again; ``on_current`` is called
+        once it is done.
         """
         if self._fallback is not None and not self._fallback.has_recovered(visitor):
             return False
         if self._recovery.has_recovered(visitor):
             return True
-        self.claim()
+        if not self._recovery.waits_for_room(visitor):
+            self.claim()
         return False
 
     @property
     def is_claiming(self) -> bool:
         """Whether it is being looked for what dead workers have left."""
         return self._recovery.is_claiming
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether some of what is left waits for room in memory; it comes by itself once there is some."""
+        return self._recovery.has_more or (self._fallback is not None and self._fallback.has_more)
 
     def left(self) -> Collection[VisitorKey] | None:
         """Return the visitors of whom dead workers have left something; None while that is not known."""
@@ -587,6 +594,7 @@ class OutboxKeeper:
         """Decide about events that the outbox has turned away because their visitors have declined."""
         held_back, self._held_back = self._held_back, []
         going_on: list[EventCommand] = []
+        parked: dict[VisitorState, int] = {}
         for command in held_back:
             if command.ended:
                 continue
@@ -595,9 +603,12 @@ class OutboxKeeper:
             elif (
                 command.visitor.asks
             ):  # in doubt now: a yes that is known here may have come after the refusal
+                parked.setdefault(command.visitor, command.order)
                 command.visitor.gate.readmit([command])
             else:
                 command.fail(ConsentDeclined(command.name))
+        if parked:
+            self._send_back_later_ones(parked)
         if going_on:
             self._store_again(going_on)
 

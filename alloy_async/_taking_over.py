@@ -230,6 +230,15 @@ class Recovery:
             return self.returning.total <= CLAIM // 2
         return visitor in self._left.full and self.returning.of(visitor) <= SHARE // 2
 
+    def waits_for_room(self, visitor: VisitorKey) -> bool:
+        """Return whether more of a visitor's is left that memory has no room for; it comes once there is some."""
+        return self._left.is_too_much or visitor in self._left.full
+
+    @property
+    def has_more(self) -> bool:
+        """Whether some of what is left waits for room in memory."""
+        return self._left.has_more
+
     def start(self) -> None:
         """Renew the lease, and take over what belongs to no living worker; what has failed rests for a while."""
         if self._claiming is None and self._clock.monotonic() >= self._rests_until:

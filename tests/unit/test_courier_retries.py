@@ -164,6 +164,41 @@ async def test_what_stands_aside_is_refused_with_the_rest(aside, edge, clock):
     assert edge.event_types == ["0", "after"]
 
 
+async def test_what_stands_behind_one_that_a_hook_cancels_still_waits_for_its_turn(options, edge, clock):
+    """The hook hears of another one's end, and what is in front then has a request on the wire."""
+    cancelled = []
+
+    def hear(record):
+        if isinstance(record, hooks.Failed):
+            for event in cancelled:
+                event.cancel()
+
+    async with Alloy() as alloy:
+        await alloy.configure(
+            **options | {"ordered": True, "max_in_flight": 2, "delivery_timeout": 10.0, "hooks": [hear]}
+        )
+        anne, bert, carl, dora = (alloy.visitor(name, purposes="all") for name in "abcd")
+        edge.hold()
+        dora.event(type="dora", view_start=True)
+        await settle()
+        anne.event(type="anne 0", view_start=True)
+        await settle()
+        carl.event(type="too old")
+        await settle()
+        clock.advance(9.0)
+        cancelled.append(bert.event(type="bert"))
+        await settle()
+        last = anne.event(type="anne 1")
+        await settle()
+        clock.advance(1.0)
+        edge.release(1)
+        await settle()
+        meanwhile = [*edge.event_types]
+        edge.release()
+        await last
+    assert meanwhile == ["dora", "anne 0"]
+
+
 async def test_closing_ends_what_stands_aside(aside, clock):
     """The books add up."""
     alloy, _, events = aside
@@ -243,6 +278,21 @@ async def test_the_event_at_fault_is_found_by_halves(open_alloy, edge):
     assert [len(request.events) for request in edge.requests[1:]] == [4, 2, 2, 1, 1]
 
 
+async def test_with_ordered_the_second_half_does_not_overtake_the_first(options, edge, clock):
+    """A request is split, and the first half waits for another attempt."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False, "ordered": True})
+        edge.answers += [refused(), EdgeResponse(429, {"retry-after": "20"}, b"")]
+        events = [alloy.event(type=name) for name in "abcd"]
+        await settle()
+        meanwhile = [*edge.event_types]
+        clock.advance(20)
+        for event in events:
+            await event
+    assert meanwhile == [*"abcd", *"ab"]
+    assert edge.event_types[6:] == [*"abcd"]
+
+
 @pytest.mark.parametrize("code", ["0003", "0501", "0302"])
 async def test_what_is_not_about_input_is_not_split(open_alloy, edge, code):
     """A datastream or a permission at fault would refuse each part alike."""
@@ -307,6 +357,40 @@ async def test_nothing_waits_longer_than_the_delivery_timeout(options, edge, clo
         assert all(isinstance(error, NetworkError) for error in errors)
         assert "delivery_timeout=10 s" in str(untried.exception())
         assert alloy.statistics().failed == TOLERATED + 1
+
+
+async def test_what_stands_aside_waits_no_longer_than_the_delivery_timeout(options, edge, clock):
+    """While the endpoint is dead: also behind another visitor, whose oldest event is younger."""
+    edge.answers += [EdgeResponse(429, {"retry-after": "60"}, b"")] * 2
+    edge.answers += [reset() for _ in range(200)]
+    async with Alloy() as alloy:
+        await alloy.configure(
+            **options | {"ordered": True, "max_attempts": 100, "max_in_flight": 9, "delivery_timeout": 61.0}
+        )
+        anne, bert, carl = (alloy.visitor(name, purposes="all") for name in ("anne", "bert", "carl"))
+        tried = [visitor.event(view_start=True) for visitor in (anne, bert)]
+        await settle()
+        first = anne.event()
+        await settle()
+        clock.advance(1.0)
+        waits = bert.event()
+        await settle()
+        clock.advance(5.0)
+        younger = anne.event()
+        await settle()
+        first.cancel()
+        for _ in range(565):
+            carl.event(view_start=True)
+            clock.advance(0.1)
+            await settle(5)
+        ended = [event.done() for event in (*tried, waits, younger)]
+        circuit = alloy.statistics().circuit
+        edge.answers.clear()
+        clock.advance(100.0)
+        await settle(50)
+    assert circuit == "open"
+    assert ended == [True, True, True, False]
+    assert "delivery_timeout=61 s" in str(waits.exception())
 
 
 async def test_closing_ends_what_waits_for_another_attempt(options, edge, clock, caplog):

@@ -218,6 +218,40 @@ async def test_much_that_was_left_of_a_visitor_who_waits_leaves_room_for_others(
     assert edge.event_types[6:] == names
 
 
+@pytest.mark.parametrize("command", ["event", "flush"])
+async def test_what_has_no_room_is_not_looked_for_without_a_pause(
+    options, shelf, clock, edge, store, monkeypatch, command
+):
+    """Whoever waits for the rest of what was left waits until something ends."""
+    monkeypatch.setattr(_taking_over, "SHARE", 4)
+
+    class Counting(MemoryOutbox):
+        looks = 0
+
+        async def abandoned(self):
+            self.looks += 1
+            return await super().abandoned()
+
+    anne = KEY._replace(visitor="anne")
+    await store.save_preference(anne, Preference("all", clock.time(), 4_000_000_000.0))
+    names = [f"{number}" for number in range(20)]
+    await left_behind(shelf, clock, *names, key=anne)
+    edge.answers.append(EdgeResponse(429, {"retry-after": "200"}, b""))
+    outbox = Counting(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox})
+        await settle(100)
+        before = outbox.looks
+        waits = alloy.visitor("anne").event(type="new") if command == "event" else alloy.flush()
+        await settle(100)
+        looks = outbox.looks - before
+        clock.advance(200)
+        await waits
+        await alloy.flush()
+    assert looks <= 1
+    assert edge.event_types[4:] == [*names, *(["new"] if command == "event" else [])]
+
+
 async def test_what_waits_for_older_ones_ends_when_it_is_too_old(options, shelf, clock, edge):
     """Though it stands aside: as soon as anything is looked at."""
     outbox = SlowToTakeOver(shelf, clock=clock)
@@ -577,3 +611,26 @@ async def test_a_look_that_somebody_cancels_is_taken_again_before_anything_is_se
         assert edge.event_types.count("taken over") == 1
         assert event.done()
         await other.aclose()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_what_was_turned_away_is_not_overtaken(options, shelf, clock, edge, monkeypatch, ordered):
+    """A refusal elsewhere came before the yes that is known here: what was called since then goes, in order."""
+    monkeypatch.setattr(_outbox_keeper, "GROUP", 1)
+
+    class Slow(MemoryOutbox):
+        async def write(self, *arguments, **keywords):
+            await settle(5)
+            return await super().write(*arguments, **keywords)
+
+    outbox = Slow(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "ordered": ordered})
+        other = MemoryOutbox(shelf, clock=clock)
+        await other.open()
+        await other.erase(KEY)
+        await alloy.opt_in(purposes="all")
+        events = [alloy.event(type=name) for name in "abcd"]
+        await settle(100)
+        assert all(event.done() for event in events)
+    assert edge.event_types == [*"abcd"]

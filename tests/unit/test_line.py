@@ -57,7 +57,7 @@ def test_what_is_released_late_delays_nobody():
     for event in events:
         line.put(event)
     assert list(line.waiting()) == events
-    assert not list(line.returned())
+    assert not list(line.returned({early, late}))
 
 
 def test_removing_what_has_gone_is_harmless():
@@ -70,18 +70,34 @@ def test_removing_what_has_gone_is_harmless():
     assert len(line) == 0
 
 
-def test_what_was_set_aside_joins_what_comes_back_by_order():
-    """Also for what comes back after that."""
+def test_what_comes_back_stands_before_what_was_set_aside_since():
+    """It is older; nothing else of its visitor passes by."""
     line: Line[Event] = Line()
     anne, bert = Visitor(), Visitor()
-    events = [Event(1, anne), Event(2, anne), Event(3, bert), Event(4, bert)]
+    events = [Event(1, anne), Event(2, anne), Event(3, bert), Event(4, bert), Event(5, anne)]
     for event in events:
         line.put(event)
-    line.remove(events[0], *events[2:])
+    line.remove(events[0], *events[2:4])
     line.set_aside(events[1:2])
     line.give_back([events[0], events[3]])
     line.give_back([events[2]])
-    assert [event.order for event in line.waiting()] == [1, 2, 3, 4]
+    assert [event.order for event in line.waiting()] == [3, 4, 5]
+    assert [event.order for event in line.waiting() if line.is_held_up(event)] == [5]
+    line.let_pass(lambda _: True)
+    assert [event.order for event in line.waiting()] == [1, 2, 3, 4, 5]
+    assert not any(map(line.is_held_up, line))
+
+
+def test_what_was_set_aside_joins_what_comes_back_in_its_midst():
+    """Such as the next part of what was left, between the last one and what is new."""
+    line: Line[Event] = Line()
+    anne = Visitor()
+    events = [Event(order, anne) for order in (-2, 1, -1)]
+    for event in events[:2]:
+        line.put(event)
+    line.set_aside([*line])
+    line.put(events[2])
+    assert [event.order for event in line] == [event.order for event in line.waiting()] == [-2, -1, 1]
 
 
 def test_what_was_set_aside_may_be_set_aside_again():
@@ -96,7 +112,7 @@ def test_what_was_set_aside_may_be_set_aside_again():
     line.remove(first)
     line.set_aside([second])
     assert line.first() is None
-    assert list(line) == list(line.aside()) == [second]
+    assert list(line) == list(line.oldest_aside()) == [second]
     line.remove(second)
     assert (len(line), line.size) == (0, 0)
 
@@ -128,16 +144,23 @@ class Lines(RuleBasedStateMachine):
         self.too_old = min(self.too_old + orders, self.order)
 
     @precondition(lambda self: self.inside)
-    @rule(busy=st.sets(st.sampled_from([0, 1])), ahead=st.integers(1, 3), count=st.integers(0, 4))
-    def looked_at(self, busy, ahead, count):
+    @rule(
+        busy=st.sets(st.sampled_from([0, 1])),
+        ahead=st.integers(1, 3),
+        count=st.integers(0, 4),
+        looks_aside=st.booleans(),
+    )
+    def looked_at(self, busy, ahead, count, looks_aside):
         """As the courier does: what has to wait, at the front, is set aside; then some go that need not wait.
 
         What has become too old is taken away when it comes to the front.
         """
         busy = {self.persons[person] for person in busy}
-        self.line.let_pass(lambda first: first.order <= self.too_old or first.visitor not in busy)
+        if looks_aside:
+            self.line.let_pass(lambda first: first.order <= self.too_old or first.visitor not in busy)
         bars = takewhile(
-            lambda event: event.order <= self.too_old or event.visitor in busy, self.line.waiting()
+            lambda event: event.order <= self.too_old or event.visitor in busy or self.line.is_held_up(event),
+            self.line.waiting(),
         )
         front = list(islice(bars, ahead))
         ended = [event for event in front if event.order <= self.too_old]
@@ -147,7 +170,8 @@ class Lines(RuleBasedStateMachine):
         if len(front) < ahead:
             first = self.line.first()
             assert first is None or first.visitor not in busy
-        go = [event for event in self.line.waiting() if event.visitor not in busy][:count]
+        free = [event for event in self.line.waiting() if not self.line.is_held_up(event)]
+        go = [event for event in free if event.visitor not in busy][:count]
         for event in go:
             assert event.order == min(self.theirs(event.visitor))
             self.inside.discard(event)
@@ -157,8 +181,9 @@ class Lines(RuleBasedStateMachine):
     @precondition(lambda self: self.taken)
     @rule(data=st.data(), at_once=st.booleans())
     def came_back(self, data, at_once):
-        count = data.draw(st.integers(1, len(self.taken)))
-        back, self.taken = self.taken[-count:], self.taken[:-count]
+        chosen = data.draw(st.sets(st.sampled_from(range(len(self.taken))), min_size=1))
+        back = [event for number, event in enumerate(self.taken) if number in chosen]
+        self.taken = [event for event in self.taken if event not in back]
         if at_once:
             self.line.give_back(back)
         else:
@@ -195,9 +220,9 @@ class Lines(RuleBasedStateMachine):
     @invariant()
     def the_oldest_that_was_set_aside_is_known(self):
         oldest = {}
-        for event in self.line.returned():
+        for event in self.line.returned({*self.persons}):
             oldest.setdefault(event.visitor, event.order)
-        for event in self.line.aside():
+        for event in self.line.oldest_aside():
             assert oldest[event.visitor] == min(self.theirs(event.visitor))
 
 
