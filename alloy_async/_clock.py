@@ -54,37 +54,47 @@ class Ids(Protocol):
         ...
 
 
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_AT_ONCE = 256
+"""Identifiers that are made together: the operating system is asked once for all of them."""
 
-_digits: list[str] = []
-"""Random hex digits for the next identifiers, 32 each: the operating system is asked once for many."""
+_PATTERN = b"xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx "
+"""Source: RFC 9562, section 5.4: any hex digit where x stands, where y stands one of the variant 10."""
+
+_VARIANT = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
+
+_ids: list[str] = []
+"""The next identifiers."""
 
 
 class RandomIds:
-    """UUIDv4 from the operating system's randomness."""
+    """UUIDv4 from the operating system's randomness.
+
+    Written out because uuid.uuid4() takes more than five times as long, and each event needs one.
+    """
 
     def __call__(self) -> str:
-        """Return a UUIDv4 as text.
-
-        Written out because uuid.uuid4() takes five times as long, and each event needs one.
-
-        Source: RFC 9562, section 5.4: version 4 in the 13th hex digit, variant 10 in the 17th.
-        """
+        """Return a UUIDv4 as text."""
         try:
-            text = _digits.pop()
+            return _ids.pop()
         except IndexError:
-            text = _more_digits()
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
+            first, *others = _more_ids()
+        _ids.extend(others)
+        return first
 
 
-def _more_digits() -> str:
-    digits = os.urandom(16 * 256).hex()
-    _digits.extend(digits[start : start + 32] for start in range(32, len(digits), 32))
-    return digits[:32]
+def _more_ids() -> list[str]:
+    """Fill in many at once, column by column: to put together one after the other takes three times as long."""
+    text = bytearray(_PATTERN * _AT_ONCE)
+    digits = os.urandom(16 * _AT_ONCE).hex().encode()
+    for column, kind in enumerate(_PATTERN.decode()):
+        if kind in "xy":
+            drawn, digits = digits[:_AT_ONCE], digits[_AT_ONCE:]
+            text[column :: len(_PATTERN)] = drawn if kind == "x" else drawn.translate(_VARIANT)
+    return text.decode().split()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_digits.clear)  # the parent will use them; no two events share an id
+    os.register_at_fork(after_in_child=_ids.clear)  # the parent will use them; no two events share an id
 
 
 _last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")

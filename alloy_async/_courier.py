@@ -122,9 +122,10 @@ class Courier:
         Asked for events that come when the gate is open. What was parked has been accepted before, within the bounds
         of parking, and is never turned away here.
         """
-        if self._ledger.queued >= self._max_queued:
+        ledger = self._ledger
+        if ledger.queued >= self._max_queued:
             return OutboxFull(command.name, "max_queued", self._max_queued)
-        if self._ledger.queued_bytes + command.size > self._max_queued_bytes:
+        if ledger.queued_bytes + len(command.body) > self._max_queued_bytes:
             return OutboxFull(command.name, "max_queued_bytes", self._max_queued_bytes)
         return None
 
@@ -133,9 +134,10 @@ class Courier:
         if self._keeper is not None and command.key is None and command.visitor.is_kept:
             self._keeper.put(command)
             return
-        if self._line.put(command):
+        line = self._line
+        if line.put(command):
             self._looks_aside = True
-        joins = len(self._line) > 1 and self._line.size < self._max_body and not command.needs_answer
+        joins = line.size < self._max_body and not command.needs_answer and len(line) > 1
         if self._all_wait or not joins:
             self._look_soon()  # otherwise it is looked at with those that it joins: a timer or a request will see to that
 

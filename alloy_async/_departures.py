@@ -21,7 +21,11 @@ class DepartingVisitor(Protocol):
     """A visitor as their departures see it."""
 
     gate: OptInState
-    identity_keeper: IdentityKeeper
+
+    @property
+    def identity_keeper(self) -> IdentityKeeper:
+        """What keeps who they are."""
+        ...
 
     def apply_customer_ids(self, customer_ids: dict[str, dict[str, Any]]) -> None:
         """Add customer ids to what later events carry."""

@@ -26,7 +26,11 @@ class AskingVisitor(Protocol):
     """A visitor as the request sees it."""
 
     gate: OptInState
-    identity_keeper: IdentityKeeper
+
+    @property
+    def identity_keeper(self) -> IdentityKeeper:
+        """What keeps who they are."""
+        ...
 
     def learn(self, reply: Reply) -> None:
         """Take what the edge has answered."""

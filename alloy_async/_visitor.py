@@ -23,6 +23,7 @@ from ._slices import in_slices, slice_by_slice
 from .edge.protocol import EventResult, Reply
 from .edge.state import ClientState
 from .errors import AlloyClosed, ConsentDeclined
+from .identity import Identity
 from .outbox.base import Claimed
 from .stores.base import Preference, Store, VisitorKey
 
@@ -66,14 +67,14 @@ class VisitorState:
         "_echoes",
         "_ecid_request",
         "_household",
+        "_identity_keeper",
         "_last_called",
         "_reading",
+        "_store",
         "clock",
         "failures",
         "gate",
         "hooks",
-        "identity",
-        "identity_keeper",
         "is_kept",
         "is_passing",
         "keeper",
@@ -115,18 +116,16 @@ class VisitorState:
             failures=household.failures,
             home=household.home,
         )
-        store = household.store if store is None else store
+        self._store = household.store if store is None else store
         self.keeper = PreferenceKeeper(
             self.gate,
-            store,
+            self._store,
             key,
             max_age=settings.preference_max_age,
             asked=settings.opt_in_enabled,
             clock=household.clock,
             logger=household.logger,
         )
-        self.identity_keeper = IdentityKeeper(key, household, store, self.gate)
-        self.identity = self.identity_keeper.identity
         self.key = key
         self.is_kept = is_kept
         self.is_passing = is_passing
@@ -135,6 +134,8 @@ class VisitorState:
         self.used_at = 0.0
         self._courier = household.courier
         self.knows_choice = False
+        # Made when it is needed: most visitors are silent, and have none to keep.
+        self._identity_keeper: IdentityKeeper | None = None
         # Each is made when it is needed, and gone afterwards: together they take more than all the rest.
         self._reading: ChoiceReading | None = None
         self._departures: Departures | None = None
@@ -303,7 +304,8 @@ class VisitorState:
 
     def _recall(self) -> None:
         """Erase the identity, and end what the gate had let through, as far as it is refused now."""
-        self.identity_keeper.erase()
+        if self._identity_keeper is not None:
+            self._identity_keeper.erase()
         in_slices(self.open_commands(), EventCommand.end_if_refused)
         if self.released:  # mostly none, and whatever all visitors have queued is gone through
             self._courier.recall(self)
@@ -383,10 +385,12 @@ class VisitorState:
         if command.prepared:  # it has come back from the outbox or the wire
             command.queue()
             self._courier.accept(command)
-        elif self._departures or self._household.event_filter or self.identity.fpid is None:
+            return
+        keeper = self.identity_keeper
+        if self._departures or self._household.event_filter or keeper.identity.fpid is None:
             command.queue()
             self._line_up().add(command)
-        elif self.identity_keeper.put_into(command):
+        elif keeper.put_into(command):
             command.queue()
             self._courier.accept(command)
 
@@ -452,6 +456,18 @@ class VisitorState:
         self._departures = None
 
     # Identity
+
+    @property
+    def identity_keeper(self) -> IdentityKeeper:
+        """What keeps who the visitor is."""
+        if self._identity_keeper is None:
+            self._identity_keeper = IdentityKeeper(self.key, self._household, self._store, self.gate)
+        return self._identity_keeper
+
+    @property
+    def identity(self) -> Identity:
+        """Who the visitor is, as far as it is known here and now."""
+        return self.identity_keeper.identity
 
     def get_ecid(self, future: CommandFuture[str]) -> None:
         """End a future with the visitor's ECID, once there is consent."""

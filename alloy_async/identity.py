@@ -51,6 +51,8 @@ class Identity:
     from then on: answers to requests of the old one teach it nothing.
     """
 
+    __slots__ = ("_hint", "_hint_until", "_map", "customer_ids", "ecid", "fpid")
+
     def __init__(self) -> None:
         self.erase()
 

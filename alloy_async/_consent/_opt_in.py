@@ -252,11 +252,13 @@ class OptInState:
             command.fail(self._closed_with(command.name))
             return
         decision = self.verdict(command.epoch)
-        overtakes = decision is Verdict.PASS and (self._parked or self._settling)
-        if decision is Verdict.PARK or overtakes:
-            self._park(command)
-        else:
+        if decision is Verdict.REFUSE:
             self._settle(command, decision)
+        elif decision is Verdict.PARK or self._parked or self._settling:
+            self._park(command)  # so that it does not overtake those that wait
+        else:
+            self._released += 1
+            command.release()
 
     def readmit(self, commands: Iterable[Parkable]) -> None:
         """Take back commands that were let through and not sent, because consent has expired in between.

@@ -83,7 +83,7 @@ _HEADERS = {
 
 _FETCH = {"identity": {"fetch": ["ECID"]}}
 _FETCH_ECID = b'"query":{"identity":{"fetch":["ECID"]}}'
-_COLLECT = (b'{"events":[', b"]}")
+_COLLECT = b'{"events":[%b]}'
 _QUERY = b'"query":'
 
 
@@ -260,7 +260,7 @@ def cut(events: Iterable[E], max_body: int) -> list[E]:
         events: in order.
         max_body: bytes of the body, envelope included.
     """
-    room = max_body - sum(map(len, _COLLECT)) + 1  # the first event needs no comma
+    room = max_body - len(_COLLECT % b"") + 1  # the first event needs no comma
     batch: list[E] = []
     for event in events:
         room -= len(event.body) + 1
@@ -310,8 +310,7 @@ def build_collect(
 
     There is no ``queueTimeMillis``: it stands once for a request, and each event of a batch has waited differently.
     """
-    opening, closing = _COLLECT
-    body = opening + b",".join(events) + closing
+    body = _COLLECT % b",".join(events)
     return _request(base, hint, "collect", config_id, request_id, body, dialect)
 
 

@@ -68,7 +68,8 @@ def test_erasing_leaves_nothing():
     identity.learn_hint("or2", 60, 0.0)
     identity.identity_map()
     identity.erase()
-    assert vars(identity) == vars(Identity())
+    fresh = Identity()
+    assert all(getattr(identity, name) == getattr(fresh, name) for name in Identity.__slots__)
 
 
 @pytest.mark.parametrize(
