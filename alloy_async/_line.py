@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Line", "Queued"]
@@ -76,23 +76,33 @@ class Line(Generic[E]):
         """Put events back that were taken and not sent, each in its place by order."""
         fresh = [event for event in events if event not in self]
         self._count += len(fresh)
-        fresh = [event for event in reversed(fresh) if not self._stands_before_aside(event)][::-1]
+        beside = {visitor: theirs for visitor, theirs in _by_visitor(fresh).items() if visitor in self._aside}
+        placed = {visitor for visitor, theirs in beside.items() if self._place_aside(visitor, theirs)}
+        fresh = [event for event in fresh if event.visitor not in placed]
         last = next(reversed(self._returned), None)
         for event in fresh:
             event.visitor.newest_in_line = max(event.visitor.newest_in_line, event.order)
             self._returned[event] = length = len(event.body) + 1
             self.size += length
-        joined = self._join({event.visitor for event in fresh} & self._aside.keys())
+        joined = self._join(beside.keys() - placed)
         if joined or not _is_sorted(fresh if last is None else [last, *fresh]):
             self._returned = OrderedDict(sorted(self._returned.items(), key=lambda item: item[0].order))
 
-    def _stands_before_aside(self, event: E) -> bool:
-        """Put an event before what was set aside of its visitor, if it is older; all of that may be very much to sort."""
-        theirs = self._aside.get(event.visitor)
-        if theirs is None or next(iter(theirs)).order < event.order:
+    def _place_aside(self, visitor: _Queuing, events: list[E]) -> bool:
+        """Put events between two that were set aside of their visitor, unless they are to be sorted in one by one.
+
+        As a rule they are parts of what an earlier start has left, before very many that are new.
+        """
+        aside = self._aside[visitor]
+        older = list(takewhile(lambda one: one.order < events[0].order, aside))
+        newer = next(islice(aside, len(older), None), None)
+        if newer is None or newer.order < events[-1].order or not _is_sorted(events):
             return False
-        theirs[event] = len(event.body) + 1
-        theirs.move_to_end(event, last=False)
+        for event in reversed(events):
+            aside[event] = len(event.body) + 1
+            aside.move_to_end(event, last=False)
+        for event in reversed(older):
+            aside.move_to_end(event, last=False)
         return True
 
     def _join(self, visitors: Collection[_Queuing]) -> bool:
@@ -176,6 +186,13 @@ class Line(Generic[E]):
     def __len__(self) -> int:
         """Return how many events wait."""
         return self._count
+
+
+def _by_visitor(events: list[E]) -> dict[_Queuing, list[E]]:
+    theirs: dict[_Queuing, list[E]] = {}
+    for event in events:
+        theirs.setdefault(event.visitor, []).append(event)
+    return theirs
 
 
 def _is_sorted(events: list[E]) -> bool:

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
+import pytest
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -88,16 +89,33 @@ def test_what_comes_back_stands_before_what_was_set_aside_since():
     assert not any(map(line.is_held_up, line))
 
 
-def test_what_was_set_aside_joins_what_comes_back_in_its_midst():
-    """Such as the next part of what was left, between the last one and what is new."""
+@pytest.mark.parametrize(
+    ("aside", "back", "stands_aside"),
+    [
+        ([-5, -4, 1, 2], [-3, -2], True),  # as the next part of what was left, between the last one and what is new
+        ([-5, 1], [-6], True),
+        ([-5, -4, 1, 2], [-3, 3], False),
+        ([-5, -3, 1], [-4, -2], False),
+        ([-5, 1], [-3, -4], False),
+        ([-5, 1], [2, 3], False),
+    ],
+)
+def test_what_comes_back_in_the_midst_of_what_was_set_aside(aside, back, stands_aside):
+    """It stands there too, where it stands together; else all of that comes back, in order."""
     line: Line[Event] = Line()
     anne = Visitor()
-    events = [Event(order, anne) for order in (-2, 1, -1)]
-    for event in events[:2]:
-        line.put(event)
-    line.set_aside([*line])
-    line.put(events[2])
-    assert [event.order for event in line] == [event.order for event in line.waiting()] == [-2, -1, 1]
+    events = {order: Event(order, anne, b"x" * abs(order)) for order in (*aside, *back, 9)}
+    for order in (*aside, 9):
+        line.put(events[order])
+    line.set_aside([events[order] for order in aside])
+    line.give_back([events[order] for order in back])
+    in_order = sorted(events)
+    assert [event.order for event in line] == in_order
+    assert [event.order for event in line.waiting()] == ([9] if stands_aside else in_order)
+    line.let_pass(lambda _: True)
+    assert [event.order for event in line.waiting()] == in_order
+    line.remove(*line)
+    assert (len(line), line.size) == (0, 0)
 
 
 def test_what_was_set_aside_may_be_set_aside_again():
