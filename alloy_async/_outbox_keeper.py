@@ -255,9 +255,10 @@ class OutboxKeeper:
             self._writing = asyncio.Task(self._write(), name="alloy-outbox-write")
 
     async def _write(self) -> None:
-        """Write groups until nothing has gathered."""
+        """Write groups until nothing has gathered; what ends after the first one waits for company again."""
         try:
             await self._store_here()
+            self._call_off_lazy()
             while self._has_gathered() and not self._is_down:
                 written = await self._write_group()
                 await self._store_here()
@@ -267,8 +268,10 @@ class OutboxKeeper:
             self._writing = None
 
     def _has_gathered(self) -> bool:
+        """Return whether something is to be written now; what has ended can wait for its timer, until the heart stops."""
         waits_here = self._fallback is not None and self._fallback.has_waiting()
-        return bool(self._unwritten or self._ended or waits_here)
+        can_wait = self._lazy is not None and self._heart is not None
+        return bool(self._unwritten or waits_here or (self._ended and not can_wait))
 
     async def _write_group(self) -> bool:
         """Write what has gathered; return whether it was written."""
@@ -281,7 +284,7 @@ class OutboxKeeper:
             await self._hear_here()
         except asyncio.CancelledError:
             self._set_adrift(group)
-            self._ended = ended + self._ended
+            self._erase_later(ended)
             raise
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
             self._group = []
@@ -385,9 +388,7 @@ class OutboxKeeper:
             command.fail(OutboxFull(command.name, bound, self._limits[bound]))
 
     def _not_written(self, group: list[EventCommand], ended: list[int], error: OutboxError) -> None:
-        self._ended = ended + self._ended
-        if self._lazy is None:
-            self._lazy = self._clock.call_later(AGAIN, self._write_ended)
+        self._erase_later(ended)
         if self._fallback is not None:
             self._give_back(group)
             self._go_down(error)
@@ -398,6 +399,12 @@ class OutboxKeeper:
             return
         for command in group:
             command.fail(copy(error))
+
+    def _erase_later(self, ended: list[int]) -> None:
+        """Take back what has ended and was not erased, to be tried again."""
+        self._ended = ended + self._ended
+        if self._lazy is None and self._open:
+            self._lazy = self._clock.call_later(AGAIN, self._write_ended)
 
     def _set_adrift(self, group: list[EventCommand]) -> None:
         """Take note that the write of a group was cancelled, which may still be carried out.
@@ -714,11 +721,16 @@ class OutboxKeeper:
             await self._outbox.aclose()
 
     def _call_off_timers(self) -> None:
-        for timer in (self._heart, self._lazy):
-            if timer is not None:
-                timer.cancel()
-        self._lazy = None
+        if self._heart is not None:
+            self._heart.cancel()
+            self._heart = None
+        self._call_off_lazy()
         self._call_off_again()
+
+    def _call_off_lazy(self) -> None:
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
 
     def _call_off_again(self) -> None:
         if self._again is not None:

@@ -118,6 +118,38 @@ async def test_what_was_delivered_is_erased_soon(open_alloy, shelf, clock):
     assert shelf.events == 0
 
 
+async def test_what_ends_while_a_group_is_written_waits_for_company(options, shelf, clock, edge):
+    """It costs no write of its own: it is erased along with the next group, or a moment later."""
+
+    class Slow(Watched):
+        held = None
+
+        async def write(self, *arguments, **keywords):
+            stored = await super().write(*arguments, **keywords)
+            if self.held is not None:
+                await self.held
+            return stored
+
+    outbox = Slow(shelf, clock=clock)
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"outbox": outbox, "opt_in_enabled": False})
+        edge.hold()
+        under_way = alloy.event()
+        await settle()
+        outbox.held = asyncio.get_running_loop().create_future()
+        being_written = alloy.event()
+        await settle()
+        edge.release()
+        await under_way
+        outbox.held.set_result(None)
+        await being_written
+        await settle()
+        assert outbox.writes == [(1, 0), (1, 0)]
+        clock.advance(_outbox_keeper.LAZY)
+        await settle()
+        assert outbox.writes == [(1, 0), (1, 0), (0, 2)]
+
+
 async def test_a_full_outbox_is_told(options, shelf, clock, edge):
     """The bound is that of all workers; what is stored stays."""
     async with Alloy() as alloy:
