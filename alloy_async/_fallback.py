@@ -73,7 +73,7 @@ class Fallback:
         self._expiry = Expiry(outbox, lifetime=lifetime, place="on this machine", clock=clock, logger=logger)
         self._clock = clock
         self._logger = logger
-        self._epoch = OutboxEpoch(outbox)
+        self._epoch = OutboxEpoch(outbox, on_behind=_nothing)  # it is asked before each group
         self._line: deque[EventCommand] = deque()
         self._clear_at = ENDED
         self._behind: list[EventCommand] = []
@@ -220,7 +220,7 @@ class Fallback:
         Raises:
             OutboxError: it could not be done.
         """
-        await self._epoch.erase(visitor)  # what else has happened is heard before the next group is written
+        await self._epoch.erase(visitor)
         self._detach(self._held.of(visitor))
 
     def refused(self, visitors: Collection[VisitorKey]) -> None:
@@ -242,8 +242,8 @@ class Fallback:
         Raises:
             OutboxError: it could not be done.
         """
-        news = await self._epoch.read()
-        self._lease_ran_out = False
+        async with self._epoch.news() as news:
+            self._lease_ran_out = False
         gone = self._held.at(news.gone)
         lost = [
             command

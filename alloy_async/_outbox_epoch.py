@@ -9,10 +9,11 @@ erasing and reading take turns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from .outbox.base import Outbox, VisitorKey
+from .outbox.base import Changes, Outbox, VisitorKey
 
 __all__ = ["News", "OutboxEpoch"]
 
@@ -38,13 +39,15 @@ class OutboxEpoch:
 
     Args:
         outbox: which one.
+        on_behind: hears that others did something before this worker has erased, which is to be asked for.
 
     Attributes:
         number: the epoch up to which it knows.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, *, on_behind: Callable[[], object]) -> None:
         self._outbox = outbox
+        self._on_behind = on_behind
         self._order = asyncio.Lock()
         self._erased: dict[VisitorKey, int] = {}
         self.number = 0
@@ -61,31 +64,30 @@ class OutboxEpoch:
         """Return whether nothing has happened since, as far as the outbox can tell; microseconds."""
         return self._outbox.may_send(self.number)
 
-    async def erase(self, visitor: VisitorKey, *, still: Callable[[VisitorKey], bool] | None = None) -> bool:
-        """Erase a visitor's events, of whatever worker; return whether that was all that has happened.
+    async def erase(self, visitor: VisitorKey, still: Callable[[VisitorKey], bool] | None = None) -> None:
+        """Erase a visitor's events, of whatever worker.
 
         Args:
             visitor: whose.
-            still: asked of the visitor right before, while nothing else of this worker can come in between; when it says
-                no, nothing is erased.
+            still: asked of the visitor right before; when it says no, nothing is erased. None: that is not asked.
 
         Raises:
             OutboxError: it could not be done.
         """
         async with self._order:
-            if still is not None and not still(visitor):
-                return True
-            return self._note(visitor, await self._outbox.erase(visitor))
+            if still is None or still(visitor):  # a yes that was said meanwhile may have brought new events
+                self._note(visitor, await self._outbox.erase(visitor))
 
-    def _note(self, visitor: VisitorKey, epoch: int) -> bool:
+    def _note(self, visitor: VisitorKey, epoch: int) -> None:
         if epoch == self.number + 1:
-            self.number = epoch
-            return True
-        self._erased[visitor] = epoch
-        return False
+            self.number = epoch  # nothing else has happened
+        else:
+            self._erased[visitor] = epoch
+            self._on_behind()
 
-    async def read(self) -> News:
-        """Renew the lease, and read what happened; from then on it is known.
+    @asynccontextmanager
+    async def news(self) -> AsyncIterator[News]:
+        """Renew the lease, and tell what happened; nothing is erased from here until that has been applied.
 
         Raises:
             OutboxError: it could not be done.
@@ -95,10 +97,12 @@ class OutboxEpoch:
             changes = await self._outbox.changes(self.number)
             self.number = changes.epoch
             erased, self._erased = self._erased, _after(changes.epoch, self._erased)
-        refused = frozenset(
-            visitor for visitor, epoch in changes.refused.items() if epoch > erased.get(visitor, 0)
-        )
-        return News(refused, changes.refused.keys(), erased.keys(), changes.gone)
+            yield News(_by_others(changes, erased), changes.refused.keys(), erased.keys(), changes.gone)
+
+
+def _by_others(changes: Changes, erased: Mapping[VisitorKey, int]) -> frozenset[VisitorKey]:
+    """Return who has declined since this worker itself has erased their events."""
+    return frozenset(visitor for visitor, epoch in changes.refused.items() if epoch > erased.get(visitor, 0))
 
 
 def _after(epoch: int, erased: Mapping[VisitorKey, int]) -> dict[VisitorKey, int]:

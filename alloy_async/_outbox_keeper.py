@@ -68,8 +68,8 @@ class OutboxKeeper:
         self._outbox = outbox
         self._fallback = fallback
         self._clock = clock
-        self._epoch = OutboxEpoch(outbox)
         self._lookout = Lookout(self._ask, clock=clock, logger=logger)
+        self._epoch = OutboxEpoch(outbox, on_behind=self._lookout.look)
         self._recovery = Recovery(
             outbox,
             lifetime=lifetime,
@@ -77,7 +77,7 @@ class OutboxKeeper:
             logger=logger,
             on_lease_lost=self._lookout.look,
             hold=self._hold,
-            erase_if=self._erase_if,
+            erase_if=self._epoch.erase,
             hand_over=self._hand_over if hands_over else None,
         )
         self._held = Held(ledger, self._recovery.returning)
@@ -214,7 +214,10 @@ class OutboxKeeper:
         """Ask what others did, and apply it; return whether that was all."""
         await self._detour.hear()
         await self._enter()
-        self._apply(await self._epoch.read())
+        async with self._epoch.news() as news:
+            self._apply(news)
+        if self._fallback is not None:
+            self._fallback.refused(news.refused)
         # What was turned away since the answer came is judged by the next one.
         is_all = not self._unwritten.has_held_back() and self._epoch.is_latest()
         if self._detour.come_up():
@@ -234,8 +237,6 @@ class OutboxKeeper:
                 if command.visitor.key in news.declined:
                     _end_lost(command, refused=True)
                 self.end_if_gone(command)
-        if self._fallback is not None:
-            self._fallback.refused(news.refused)
 
     def _apply_heard(self, heard: Heard) -> None:
         """Apply what other processes of this machine did."""
@@ -270,16 +271,11 @@ class OutboxKeeper:
             except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
                 problem = as_outbox_error("erase", raised)
         try:
-            await self._erase_if(visitor)
+            await self._epoch.erase(visitor)
         except Exception as raised:  # noqa: BLE001 - as above
             problem = as_outbox_error("erase", raised)
         if problem is not None:
             raise problem
-
-    async def _erase_if(self, visitor: VisitorKey, still: Callable[[VisitorKey], bool] | None = None) -> None:
-        # A yes that was said meanwhile may have brought new events: that is asked last.
-        if not await self._epoch.erase(visitor, still=still):
-            self._lookout.look()
 
     async def shelf(self) -> Shelf:
         """Return how the outbox stands, along with what waits for it on this machine."""
