@@ -79,7 +79,6 @@ class Fallback:
         self._behind: list[EventCommand] = []
         self._returning = Returning()
         self._held = Held(ledger, self._returning)
-        self._ended: list[int] = []
         self._left = Left(outbox)
         self._refused: set[VisitorKey] = set()
         self._rests_until = 0.0
@@ -180,13 +179,9 @@ class Fallback:
         Raises:
             OutboxError: it could not be done.
         """
-        ended, self._ended = self._ended, []
-        try:
+        with self._held.erasing() as ended:
             rows = outbox_events(commands, self._clock)
             stored = await self._outbox.write(rows, ended, epoch=self._epoch.number)
-        except BaseException:
-            self._ended = ended + self._ended
-            raise
         waiting = []
         for command, key in zip(commands, stored.keys, strict=True):
             if key is not None:
@@ -202,7 +197,7 @@ class Fallback:
     def let_go(self, command: EventCommand) -> None:
         """Erase an event with the next step, which has ended, or is in the shared outbox; harmless for others."""
         if command.local_key is not None:
-            self._ended.append(command.local_key)
+            self._held.erase_later(command.local_key)
             self._drop(command)
 
     async def erase_ended(self) -> None:
@@ -211,7 +206,7 @@ class Fallback:
         Raises:
             OutboxError: it could not be done; it is tried again with the next step.
         """
-        if self._ended:
+        if self._held.has_ended():
             await self.store([])
 
     async def erase(self, visitor: VisitorKey) -> None:

@@ -38,7 +38,7 @@ class GroupWriter:
         outbox: where it writes.
         epoch: how far this worker knows what others did there.
         unwritten: what is to be stored.
-        held: what is stored there of this worker.
+        held: what is this worker's there, and what of it has ended.
         detour: where events go while the outbox is down.
         lifetime: seconds that an event may wait for its delivery.
         ledger: knows how many events are in the outbox.
@@ -78,7 +78,6 @@ class GroupWriter:
         self._waits = waits
         self._on_gone = on_gone
         self._is_open = False
-        self._ended: list[int] = []
         self._writing: asyncio.Task[None] | None = None
         self._lazy: Cancellable | None = None
 
@@ -96,7 +95,7 @@ class GroupWriter:
         self._detour.let_go(command)
         if command.key is not None and command.key != GONE:
             self._held.drop(command.key)
-            self._ended.append(command.key)
+            self._held.erase_later(command.key)
             self._on_gone(command.visitor.key)
         if self._lazy is None and self._is_open:
             self._lazy = self._clock.call_later(LAZY, self._start_lazily)
@@ -109,7 +108,7 @@ class GroupWriter:
         """Write groups until nothing has gathered."""
         try:
             await self._detour.store()
-            while (self._unwritten.has_waiting() or self._ended) and not self._detour.is_down:
+            while (self._unwritten.has_waiting() or self._held.has_ended()) and not self._detour.is_down:
                 written = await self._write_group()
                 await self._detour.store()
                 if not written and (self._waits or not self._unwritten.is_in_line()):
@@ -121,19 +120,17 @@ class GroupWriter:
         """Write what has gathered; return whether it was written."""
         await self._detour.hear()
         group = self._unwritten.begin(self._unwritten.wanted(self._unwritten.gather()))
-        ended, self._ended = self._ended, []
         try:
-            rows = outbox_events(group, self._clock)
-            stored = await self._outbox.write(rows, ended, epoch=self._epoch.number)
-            # A refusal that came meanwhile must be known before anybody may send these.
-            await self._detour.hear()
+            with self._held.erasing() as ended:
+                rows = outbox_events(group, self._clock)
+                stored = await self._outbox.write(rows, ended, epoch=self._epoch.number)
+                # A refusal that came meanwhile must be known before anybody may send these.
+                await self._detour.hear()
         except asyncio.CancelledError:
             self._unwritten.set_adrift()
-            self._ended = ended + self._ended
             raise
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
             self._unwritten.end()
-            self._ended = ended + self._ended
             self._not_written(group, as_outbox_error("write", raised))
             return False
         self._unwritten.end()
@@ -192,20 +189,13 @@ class GroupWriter:
     async def _hand_over(self) -> None:
         """Leave what is stored to others, and what has ended meanwhile to nobody."""
         try:
-            if self._ended:  # while it is still this worker's
-                await self._write_what_ended()
+            if self._held.has_ended():  # while it is still this worker's
+                with self._held.erasing() as ended:
+                    await self._outbox.write([], ended, epoch=self._epoch.number)
             await self._outbox.release()
         except Exception as raised:  # noqa: BLE001 - as above
             error = as_outbox_error("write", raised)
             self._logger.warning("%s; what is stored is left to others a little later", error)
-
-    async def _write_what_ended(self) -> None:
-        ended, self._ended = self._ended, []
-        try:
-            await self._outbox.write([], ended, epoch=self._epoch.number)
-        except BaseException:  # a cancellation too: what has ended must not be left to others
-            self._ended = ended + self._ended
-            raise
 
     # The end
 
@@ -224,7 +214,6 @@ class GroupWriter:
     def close(self) -> None:
         """Begin to write nothing any more."""
         self._is_open = False
-        self.call_off()
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return what is under way, to be cancelled."""

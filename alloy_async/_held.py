@@ -1,8 +1,13 @@
-"""The events that are this worker's own in an outbox, by their places there."""
+"""What is this worker's own in an outbox: events by their places, and places whose events have ended.
+
+Theory of operation. Whatever has ended is erased along with the next group that is written, which costs nothing. When that
+fails, or is cancelled, it is erased with the one after it; erasing a place twice does no harm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from ._commands import EventCommand
 from ._ledger import Ledger
@@ -13,7 +18,7 @@ __all__ = ["Held"]
 
 
 class Held:
-    """Knows which event lies where, and counts: in the books what is stored, for taking over what has not gone on.
+    """Knows which event lies where, and which have ended. Counts what is stored, and what was taken over and has not gone on.
 
     Args:
         ledger: knows how many events are in an outbox.
@@ -24,6 +29,7 @@ class Held:
         self._ledger = ledger
         self._returning = returning
         self._events: dict[int, EventCommand] = {}
+        self._ended: list[int] = []
 
     def hold(self, command: EventCommand, key: int) -> None:
         """Take note that an event lies there."""
@@ -40,6 +46,24 @@ class Held:
             if command.order < 0:
                 self._returning.drop(command.visitor.key)
         return command
+
+    def erase_later(self, key: int) -> None:
+        """Erase with the next write what lies there: it has ended."""
+        self._ended.append(key)
+
+    def has_ended(self) -> bool:
+        """Return whether anything is to be erased."""
+        return bool(self._ended)
+
+    @contextmanager
+    def erasing(self) -> Iterator[list[int]]:
+        """Hand out the places that a write erases; those of one that was not completed are handed out again."""
+        ended, self._ended = self._ended, []
+        try:
+            yield ended
+        except BaseException:  # a cancellation too: what has ended must not be left to others
+            self._ended = ended + self._ended
+            raise
 
     def at(self, keys: Collection[int]) -> list[EventCommand]:
         """Return the events that lie at these places, in their order."""

@@ -103,7 +103,6 @@ class Lookout:
     def close(self) -> None:
         """Begin no look any more."""
         self._is_open = False
-        self.call_off()
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return what is under way, to be cancelled."""
