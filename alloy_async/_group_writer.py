@@ -92,7 +92,8 @@ class GroupWriter:
 
     def ended(self, command: EventCommand) -> None:
         """Erase an event soon, which was delivered, failed or was withdrawn."""
-        self._detour.let_go(command)
+        if command.local_key is not None:
+            self._detour.let_go(command)
         if command.key is not None and command.key != GONE:
             self._held.drop(command.key)
             self._held.erase_later(command.key)
@@ -157,7 +158,8 @@ class GroupWriter:
 
     def _written_one(self, command: EventCommand, key: int) -> None:
         command.move(key)
-        self._detour.let_go(command)  # until that is done it is in both places
+        if command.local_key is not None:
+            self._detour.let_go(command)  # until that is done it is in both places
         if command.ended:
             self.ended(command)  # it was withdrawn while it was being written
         elif self._hands_over:
