@@ -23,7 +23,7 @@ class World:
         self.held = Held(self.ledger, self.returning)
 
     def hold(self, key, visitor=ANNE, *, order=1):
-        command = SimpleNamespace(visitor=SimpleNamespace(key=visitor), order=order)
+        command = SimpleNamespace(key=key, visitor=SimpleNamespace(key=visitor), order=order)
         self.held.hold(command, key)
         return command
 
