@@ -29,7 +29,9 @@ from ._clock import Clock
 from ._commands import EventCommand, outbox_events
 from ._expiry import Expiry
 from ._futures import cancel_all
+from ._held import Held
 from ._ledger import Ledger
+from ._outbox_epoch import OutboxEpoch
 from ._taking_over import Left, Returning, TakingOver
 from .errors import OutboxError
 from .outbox._raised import as_outbox_error
@@ -69,21 +71,16 @@ class Fallback:
     ) -> None:
         self._outbox = outbox
         self._expiry = Expiry(outbox, lifetime=lifetime, place="on this machine", clock=clock, logger=logger)
-        self._ledger = ledger
         self._clock = clock
         self._logger = logger
-        self._epoch = 0
-        self._erased: dict[VisitorKey, int] = {}
-        # A refusal of our own must be known as ours before anybody reads that there was one.
-        self._order = asyncio.Lock()
+        self._epoch = OutboxEpoch(outbox, on_behind=_nothing)  # it is asked before each group
         self._line: deque[EventCommand] = deque()
         self._clear_at = ENDED
         self._behind: list[EventCommand] = []
-        self._held: dict[int, EventCommand] = {}
-        self._ended: list[int] = []
+        self._returning = Returning()
+        self._held = Held(ledger, self._returning)
         self._left = Left(outbox)
         self._refused: set[VisitorKey] = set()
-        self._returning = Returning()
         self._rests_until = 0.0
         self._lease_ran_out = False
         self._taking_over: asyncio.Task[None] | None = None
@@ -109,7 +106,7 @@ class Fallback:
             OutboxError: the outbox cannot be used.
         """
         self._on_detached, self._on_taken_over = on_detached, on_taken_over
-        self._epoch = await self._outbox.open()
+        await self._epoch.open()
         await self._left.look()
         self._visitors = visitors
 
@@ -187,18 +184,14 @@ class Fallback:
         Raises:
             OutboxError: it could not be done.
         """
-        ended, self._ended = self._ended, []
-        try:
+        with self._held.erasing() as ended:
             rows = outbox_events(commands, self._clock)
-            stored = await self._outbox.write(rows, ended, epoch=self._epoch)
-        except BaseException:
-            self._ended = ended + self._ended
-            raise
+            stored = await self._outbox.write(rows, ended, epoch=self._epoch.number)
         waiting = []
         for command, key in zip(commands, stored.keys, strict=True):
             if key is not None:
                 command.local_key = key
-                self._hold(command, key)
+                self._held.hold(command, key)
                 if command.ended:  # it was withdrawn while it was being written
                     self.let_go(command)
                 else:
@@ -209,7 +202,7 @@ class Fallback:
     def let_go(self, command: EventCommand) -> None:
         """Erase an event with the next step, which has ended, or is in the shared outbox; harmless for others."""
         if command.local_key is not None:
-            self._ended.append(command.local_key)
+            self._held.erase_later(command.local_key)
             self._drop(command)
 
     async def erase_ended(self) -> None:
@@ -218,7 +211,7 @@ class Fallback:
         Raises:
             OutboxError: it could not be done; it is tried again with the next step.
         """
-        if self._ended:
+        if self._held.has_ended():
             await self.store([])
 
     async def erase(self, visitor: VisitorKey) -> None:
@@ -227,13 +220,8 @@ class Fallback:
         Raises:
             OutboxError: it could not be done.
         """
-        async with self._order:
-            epoch = await self._outbox.erase(visitor)
-            if epoch == self._epoch + 1:
-                self._epoch = epoch  # nothing else has happened
-            else:
-                self._erased[visitor] = epoch
-        self._detach([command for command in self._held.values() if command.visitor.key == visitor])
+        await self._epoch.erase(visitor)
+        self._detach(self._held.of(visitor))
 
     def refused(self, visitors: Collection[VisitorKey]) -> None:
         """Erase soon what is here of visitors that declined on other machines, unless they have consented again.
@@ -246,7 +234,7 @@ class Fallback:
 
     def is_current(self) -> bool:
         """Return whether this worker knows what others of this machine did; microseconds."""
-        return self._outbox.may_send(self._epoch) and not self._lease_ran_out
+        return self._epoch.is_latest() and not self._lease_ran_out
 
     async def hear(self) -> Heard:
         """Ask what others of this machine did.
@@ -254,40 +242,27 @@ class Fallback:
         Raises:
             OutboxError: it could not be done.
         """
-        async with self._order:
-            await self._outbox.renew()
-            changes = await self._outbox.changes(self._epoch)
-            self._epoch, self._lease_ran_out = changes.epoch, False
-            own = self._erased
-            self._erased = {visitor: epoch for visitor, epoch in own.items() if epoch > changes.epoch}
-        refused = {visitor for visitor, epoch in changes.refused.items() if epoch > own.get(visitor, 0)}
-        gone = [self._held[key] for key in sorted(changes.gone & self._held.keys())]
+        async with self._epoch.news() as news:
+            self._lease_ran_out = False
+        gone = self._held.at(news.gone)
         lost = [
-            command for command in gone if command.visitor.key in refused or command.visitor.key not in own
+            command
+            for command in gone
+            if command.visitor.key in news.refused or command.visitor.key not in news.erased
         ]
         for command in lost:
             self._drop(command)
         self._detach([command for command in gone if command.local_key is not None])
-        return Heard(frozenset(refused), lost)
+        return Heard(news.refused, lost)
 
     async def shelf(self) -> Shelf:
         """Return how the outbox of this machine stands."""
         return await self._outbox.shelf()
 
-    def _hold(self, command: EventCommand, key: int) -> None:
-        self._held[key] = command
-        self._ledger.stored += 1
-        if command.order < 0:
-            self._returning.add(command.visitor.key)
-
     def _drop(self, command: EventCommand) -> None:
         key, command.local_key = command.local_key, None
-        if key is None or self._held.pop(key, None) is None:
-            return
-        self._ledger.stored -= 1
-        if command.order < 0:
-            self._returning.drop(command.visitor.key)
-        self._claim_more()
+        if key is not None and self._held.drop(key) is not None:
+            self._claim_more()
 
     def _detach(self, commands: Sequence[EventCommand]) -> None:
         """Take note that events were erased here with others of their visitor; those that may go on are stored anew."""
@@ -347,7 +322,7 @@ class Fallback:
         """Erase what is here of those that an outbox has told of; they stay noted until nothing of theirs is here."""
         if not self._refused:
             return
-        self._refused &= {*self._left.visitors, *(command.visitor.key for command in self._held.values())}
+        self._refused &= self._left.visitors | self._held.visitors()
         for visitor in [*self._refused]:
             await visitors.read_again(visitor)
             if visitors.holds(visitor):
@@ -357,7 +332,7 @@ class Fallback:
         """Let events wait that were left here; end those that have been refused meanwhile."""
         for command in commands:
             if command.local_key is not None:
-                self._hold(command, command.local_key)
+                self._held.hold(command, command.local_key)
                 self._line.append(command)
                 command.end_if_refused()
 

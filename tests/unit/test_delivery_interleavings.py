@@ -14,8 +14,9 @@ from alloy_async import (
     ConsentDeclined,
     ConsentStoreError,
     NetworkError,
-    _outbox_keeper,
+    _group_writer,
     _taking_over,
+    _unwritten,
 )
 from alloy_async.edge import EdgeResponse
 from alloy_async.edge.breaker import TOLERATED
@@ -452,7 +453,7 @@ async def test_an_outbox_that_cannot_tell_is_not_asked_without_a_pause(options, 
         await settle(200)
         assert outbox.looks <= 2
         outbox.undecided = False
-        clock.advance(_outbox_keeper.LAZY)
+        clock.advance(_group_writer.LAZY)
         await event
 
 
@@ -492,7 +493,7 @@ async def test_what_waits_behind_what_loses_its_consent_does_not_overtake_it(
     options, shelf, clock, edge, monkeypatch
 ):
     """A group goes back to the gate, and so does what is behind it; consent is there again before the next group."""
-    monkeypatch.setattr(_outbox_keeper, "GROUP", 2)
+    monkeypatch.setattr(_unwritten, "GROUP", 2)
 
     class Watched(MemoryOutbox):
         on_write = None
@@ -616,7 +617,7 @@ async def test_a_look_that_somebody_cancels_is_taken_again_before_anything_is_se
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_what_was_turned_away_is_not_overtaken(options, shelf, clock, edge, monkeypatch, ordered):
     """A refusal elsewhere came before the yes that is known here: what was called since then goes, in order."""
-    monkeypatch.setattr(_outbox_keeper, "GROUP", 1)
+    monkeypatch.setattr(_unwritten, "GROUP", 1)
 
     class Slow(MemoryOutbox):
         async def write(self, *arguments, **keywords):

@@ -17,14 +17,15 @@ from alloy_async import (
     OutboxError,
     OutboxFull,
     _fallback,
-    _outbox_keeper,
+    _lookout,
     _taking_over,
+    _unwritten,
 )
 from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
 from alloy_async.stores import MemoryStore, Preference
 from alloy_async.testing import ManualClock
 
-AGAIN = _outbox_keeper.AGAIN
+AGAIN = _lookout.AGAIN
 
 
 class Shared(MemoryOutbox):
@@ -161,8 +162,7 @@ class World:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks or [asyncio.ensure_future(settle())])
-        keeper._call_off_timers()
-        keeper._open = False
+        keeper._stop()
         keeper._fallback._visitors = None
         alloy._engine._courier._closed = True
         self.workers.remove(alloy)
@@ -283,7 +283,7 @@ async def test_what_comes_later_does_not_wait_for_the_shared_outbox(world):
 
 async def test_many_events_keep_their_order(world, edge, monkeypatch):
     """They go in groups, and what is called meanwhile comes behind them."""
-    monkeypatch.setattr(_outbox_keeper, "GROUP", 7)
+    monkeypatch.setattr(_unwritten, "GROUP", 7)
     alloy = await world.start()
     anne = alloy.visitor("anne", purposes="all")
     alloy.shared.down = True
@@ -532,7 +532,7 @@ async def test_nothing_overtakes_what_is_being_taken_over(world, edge, relay, mo
 
 async def test_much_that_waits_for_what_is_taken_over_is_stored_in_groups(world, edge, monkeypatch):
     """No step takes longer than another, whatever has gathered, and the order stays."""
-    monkeypatch.setattr(_outbox_keeper, "GROUP", 3)
+    monkeypatch.setattr(_unwritten, "GROUP", 3)
     claiming, steps = asyncio.get_running_loop().create_future(), []
     monkeypatch.setattr(Local, "claiming", claiming)
     alloy = await world.start()
@@ -715,7 +715,7 @@ async def test_a_look_that_somebody_has_cancelled(world, edge):
 
     alloy.shared.open = open_slowly
     await world.pass_time()
-    looking = alloy._engine._keeper._looking
+    looking = alloy._engine._keeper._lookout._looking
     looking.cancel()
     await asyncio.wait([looking])
     del alloy.shared.open
@@ -1166,12 +1166,12 @@ async def test_own_refusals_are_not_remembered_for_good(world):
     keeper = alloy._engine._keeper
     for name in ("anne", "bert"):
         await alloy.visitor(name).opt_in(purposes="none")
-    assert (keeper._erased, keeper._fallback._erased) == ({}, {})
+    assert (keeper._epoch._erased, keeper._fallback._epoch._erased) == ({}, {})
     await world.make_shared().erase(key_of("carl"))
     world.here.epoch += 1
     await alloy.visitor("dora").opt_in(purposes="none")
     await world.pass_time()
-    assert (keeper._erased, keeper._fallback._erased) == ({}, {})
+    assert (keeper._epoch._erased, keeper._fallback._epoch._erased) == ({}, {})
 
 
 async def test_a_cancelled_event_is_erased_here(world, edge):

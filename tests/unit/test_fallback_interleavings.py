@@ -9,7 +9,7 @@ import pytest
 from common import settle
 from test_fallback import Local, Shared, left_by_another, world  # noqa: F401 - a fixture
 
-from alloy_async import ConsentDeclined, _fallback, _outbox_keeper, _taking_over
+from alloy_async import ConsentDeclined, _fallback, _taking_over, _unwritten
 
 NAMES = ("anne", "bert")
 SLOW = ("write", "claim", "abandoned", "renew", "changes", "erase")
@@ -96,7 +96,7 @@ def delay(outbox, name, chance, monkeypatch):
 async def test_whatever_happens(world, edge, monkeypatch, seed):  # noqa: F811 - the fixture
     """Once all is well again every event has had one truthful end, and those of a visitor were sent in their order."""
     storm = Storm(world, seed)
-    monkeypatch.setattr(_outbox_keeper, "GROUP", storm.chance.choice([2, 3, 1_000]))
+    monkeypatch.setattr(_unwritten, "GROUP", storm.chance.choice([2, 3, 1_000]))
     monkeypatch.setattr(_taking_over, "CLAIM", storm.chance.choice([2, 2_000]))
     monkeypatch.setattr(_taking_over, "SHARE", storm.chance.choice([1, 2_000]))
     monkeypatch.setattr(_fallback, "ENDED", storm.chance.choice([1, 2_000]))

@@ -92,7 +92,11 @@ def test_what_comes_back_stands_before_what_was_set_aside_since():
 @pytest.mark.parametrize(
     ("aside", "back", "stands_aside"),
     [
-        ([-5, -4, 1, 2], [-3, -2], True),  # as the next part of what was left, between the last one and what is new
+        (
+            [-5, -4, 1, 2],
+            [-3, -2],
+            True,
+        ),  # as the next part of what was left, between the last one and what is new
         ([-5, 1], [-6], True),
         ([-5, -4, 1, 2], [-3, 3], False),
         ([-5, -3, 1], [-4, -2], False),

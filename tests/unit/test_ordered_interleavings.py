@@ -9,7 +9,7 @@ import random
 import pytest
 from common import IDS, settle
 
-from alloy_async import Alloy, ConsentDeclined, NetworkError, _courier, _outbox_keeper, _taking_over
+from alloy_async import Alloy, ConsentDeclined, NetworkError, _courier, _taking_over, _unwritten
 from alloy_async._consent import _opt_in
 from alloy_async.edge import EdgeResponse
 from alloy_async.edge.transport import Withdrawn
@@ -280,7 +280,7 @@ def storm(request, options, clock, store, monkeypatch):
         (_courier, "FORESIGHT", [1, 3, 2_000]),
         (_taking_over, "SHARE", [1, 3, 2_000]),
         (_taking_over, "CLAIM", [2, 5, 2_000]),
-        (_outbox_keeper, "GROUP", [2, 1_000]),
+        (_unwritten, "GROUP", [2, 1_000]),
     ]:
         monkeypatch.setattr(module, name, chance.choice(values))
     return Storm(chance, options, clock, store)

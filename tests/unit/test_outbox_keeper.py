@@ -14,8 +14,9 @@ from alloy_async import (
     InvalidCommand,
     OutboxError,
     OutboxFull,
-    _outbox_keeper,
+    _group_writer,
     _taking_over,
+    _unwritten,
 )
 from alloy_async.edge import EdgeResponse
 from alloy_async.outbox import LEASE, MemoryOutbox, MemoryShelf, OutboxEvent, VisitorKey
@@ -107,13 +108,13 @@ async def test_a_busy_process_pays_for_few_writes(open_alloy, outbox):
     stored = [stored for stored, _ in outbox.writes]
     assert sum(stored) == 2_501
     assert len(stored) < 20
-    assert max(stored) <= _outbox_keeper.GROUP
+    assert max(stored) <= _unwritten.GROUP
 
 
 async def test_what_was_delivered_is_erased_soon(open_alloy, shelf, clock):
     """A moment later the outbox is empty."""
     await open_alloy.event()
-    clock.advance(_outbox_keeper.LAZY)
+    clock.advance(_group_writer.LAZY)
     await settle()
     assert shelf.events == 0
 
@@ -145,7 +146,7 @@ async def test_what_ends_while_a_group_is_written_waits_for_company(options, she
         await being_written
         await settle()
         assert outbox.writes == [(1, 0), (1, 0)]
-        clock.advance(_outbox_keeper.LAZY)
+        clock.advance(_group_writer.LAZY)
         await settle()
         assert outbox.writes == [(1, 0), (1, 0), (0, 2)]
 
@@ -346,7 +347,7 @@ async def test_what_was_turned_away_keeps_its_place(options, shelf, clock, monke
             )
             return stored
 
-    monkeypatch.setattr(_outbox_keeper, "GROUP", 1)
+    monkeypatch.setattr(_unwritten, "GROUP", 1)
     async with Alloy() as alloy:
         await alloy.configure(**options | {"outbox": Slow(shelf, clock=clock)})
         anne, bert = alloy.visitor("anne", purposes="all"), alloy.visitor("bert", purposes="all")

@@ -19,7 +19,7 @@ from alloy_async import (
     OutboxError,
     ParkingFull,
     StillParked,
-    _outbox_keeper,
+    _unwritten,
 )
 from alloy_async._commands import EventCommand
 from alloy_async._courier import Courier
@@ -747,8 +747,8 @@ async def test_an_outbox_that_is_down(options, clock, edge, choice):
 
 async def test_what_was_cancelled_while_the_outbox_is_down_takes_no_memory(options, clock, monkeypatch):
     """However many callers lose patience, behind more than one group of those that go on waiting."""
-    monkeypatch.setattr(_outbox_keeper, "GROUP", 3)
-    monkeypatch.setattr(_outbox_keeper, "ENDED", 10)
+    monkeypatch.setattr(_unwritten, "GROUP", 3)
+    monkeypatch.setattr(_unwritten, "ENDED", 10)
     outbox = OutboxThatComesAndGoes(clock=clock)
     async with Alloy() as alloy:
         await alloy.configure(**options | {"outbox": outbox, "when_outbox_fails": "wait"})
