@@ -47,8 +47,8 @@ MUTANTS = [
     Mutant(
         "3 in order: the line hands out the newest first",
         "_line.py",
-        "else iter(self._waiting)",
-        "else reversed(self._waiting)",
+        "return chain(in_front, self._returned, self._waiting)",
+        "return chain(in_front, self._returned, reversed(self._waiting))",
     ),
     Mutant(
         "4 refusal reaches everywhere: a new yes revives what was refused",
@@ -59,8 +59,8 @@ MUTANTS = [
     Mutant(
         "4 refusal reaches everywhere, at once: queued events are not recalled",
         "_visitor.py",
-        "        self._courier.recall()\n        if self._ecid",
-        "        if self._ecid",
+        "            self._courier.recall(self)",
+        "            pass",
     ),
     Mutant(
         "3 in order: what an earlier start has left is overtaken",
