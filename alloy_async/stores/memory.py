@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from dataclasses import replace
 
 from ..identity import StoredIdentity
-from .base import Change, Heard, Preference, VisitorKey, consents_since, tell, visitor_digest
+from .base import Preference, VisitorKey, consents_since
 
 __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A store in memory. Give one object to two instances, also of two event loops, and they share their choices."""
+    """A store in memory. Give one object to two instances, and they share their choices."""
 
     def __init__(self) -> None:
         self._preferences: dict[VisitorKey, Preference] = {}
         self._identities: dict[VisitorKey, StoredIdentity] = {}
-        self._listeners: list[tuple[asyncio.AbstractEventLoop, Heard]] = []
         self._epoch = 0
 
     async def load_preference(self, key: VisitorKey) -> Preference | None:
@@ -35,7 +32,6 @@ class MemoryStore:
             epoch = self._epoch
         since = consents_since(kept, preference)
         self._preferences[key] = replace(preference, epoch=epoch, consents_since=since)
-        self._tell(key, refused=preference.purposes == "none")
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
         """Return the visitor's identity, or None."""
@@ -53,26 +49,6 @@ class MemoryStore:
         self._preferences.pop(key, None)
         self._identities.pop(key, None)
         self._epoch += 1
-        self._tell(key, refused=True)
-
-    def watch(self, heard: Heard) -> None:
-        """Begin to tell of changes, in the event loop that runs; see ``WatchedStore``. They come with its next turn.
-
-        Args:
-            heard: called in that loop with what was saved or forgotten; never with None.
-        """
-        self._listeners.append((asyncio.get_running_loop(), heard))
-
-    @staticmethod
-    def digest(key: VisitorKey) -> str:
-        """Return the name by which changes speak of a visitor, 32 hex digits."""
-        return visitor_digest(key)
-
-    def _tell(self, key: VisitorKey, *, refused: bool) -> None:
-        self._listeners = [one for one in self._listeners if not one[0].is_closed()]
-        for loop, heard in self._listeners:
-            with suppress(RuntimeError):  # another thread has closed it just now
-                loop.call_soon_threadsafe(tell, [heard], [Change(visitor_digest(key), refused)])
 
     async def aclose(self) -> None:
         """Keep everything: the object is the storage, and may be given to the next instance."""

@@ -1,16 +1,13 @@
 """Every store of ours keeps the promises of the protocol."""
 
-import asyncio
-import queue
 import subprocess
 import sys
-import threading
 
 import pytest
 from common import settle
 
-from alloy_async import Alloy, ConsentDeclined
-from alloy_async.stores import Change, MemoryStore, Preference, SQLiteStore, VisitorKey
+from alloy_async import Alloy
+from alloy_async.stores import MemoryStore, SQLiteStore
 from alloy_async.testing import StoreConformance
 
 
@@ -87,54 +84,6 @@ async def test_store_that_raises_a_foreign_error_holds_no_event(options, edge):
         event.cancel()  # where it has not ended, closing would wait for it
     assert not event.cancelled()
     assert edge.event_types == ["a"]
-
-
-async def test_a_choice_in_one_instance_holds_in_another(options, edge):
-    """With a store in memory that both were given: what the other has parked is released, what comes after a no is refused."""
-    async with Alloy() as one, Alloy() as other:
-        await one.configure(**options)
-        await other.configure(**options)
-        parked = other.visitor("anne").event(type="parked")
-        await one.visitor("anne").opt_in(purposes="all")
-        await settle()
-        assert parked.done()
-        await one.visitor("anne").opt_in(purposes="none")
-        await settle()
-        refused = other.visitor("anne").event(type="refused")
-        await settle()
-        assert isinstance(refused.exception(), ConsentDeclined)
-        await one.visitor("anne").forget()
-        await settle()
-        assert other.visitor("anne").purposes == "pending"
-    assert edge.event_types == ["parked"]
-
-
-async def test_a_store_in_memory_tells_other_event_loops(store):
-    """Of other threads; those that are closed are forgotten."""
-    said: queue.Queue = queue.Queue()
-    key = VisitorKey("org", "datastream", "anne")
-
-    async def listen(heard):
-        store.watch(heard.put)
-        said.put(None)
-        await asyncio.to_thread(heard.get, timeout=60)
-
-    ended, heard = queue.Queue(), queue.Queue()
-    for changes in (ended, heard):
-        thread = threading.Thread(target=asyncio.run, args=[listen(changes)])
-        thread.start()
-        said.get(timeout=60)
-        if changes is ended:
-            changes.put(None)
-            thread.join(timeout=60)
-    own = []
-    store.watch(own.append)
-    await store.save_preference(key, Preference("none", 1.0, 2.0))
-    thread.join(timeout=60)
-    await settle()
-    assert not thread.is_alive()
-    assert own == [[Change(store.digest(key), refused=True)]]
-    assert ended.empty()
 
 
 def test_suite_needs_no_pytest():
