@@ -1,9 +1,10 @@
-"""What tests import from each other's neighbourhood: ids for configure, patience without time, a store with news."""
+"""What tests import from each other's neighbourhood: ids for configure, patience without time, an outbox that takes its time, a store with news."""
 
 from __future__ import annotations
 
 import asyncio
 
+from alloy_async.outbox import MemoryOutbox
 from alloy_async.stores import MemoryStore
 from alloy_async.stores.base import Change
 
@@ -14,6 +15,18 @@ async def settle(turns: int = 20) -> None:
     """Let the event loop take some turns, so that whatever can go on without time passing has gone on."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+class SlowToWrite(MemoryOutbox):
+    """An outbox whose writes are carried out, and answered when a test says so: by ending what is ``held``."""
+
+    held: asyncio.Future[None] | None = None
+
+    async def write(self, *arguments, **keywords):
+        stored = await super().write(*arguments, **keywords)
+        if self.held is not None:
+            await self.held
+        return stored
 
 
 class WatchedStore(MemoryStore):

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from common import IDS, settle
+from common import IDS, SlowToWrite, settle
 
 from alloy_async import (
     Alloy,
@@ -459,17 +459,7 @@ async def test_an_outbox_that_cannot_tell_is_not_asked_without_a_pause(options, 
 
 async def test_what_loses_its_consent_while_another_group_is_written_is_not_stored(options, shelf, clock):
     """It goes back to the gate, and waits in memory."""
-
-    class Slow(MemoryOutbox):
-        held = None
-
-        async def write(self, *arguments, **keywords):
-            stored = await super().write(*arguments, **keywords)
-            if self.held is not None:
-                await self.held
-            return stored
-
-    outbox = Slow(shelf, clock=clock)
+    outbox = SlowToWrite(shelf, clock=clock)
     async with Alloy() as alloy:
         await alloy.configure(**options | {"outbox": outbox, "preference_max_age": 100.0})
         await alloy.opt_in(purposes="all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from common import IDS, settle
+from common import IDS, SlowToWrite, settle
 
 from alloy_async import (
     Alloy,
@@ -122,14 +122,8 @@ async def test_what_was_delivered_is_erased_soon(open_alloy, shelf, clock):
 async def test_what_ends_while_a_group_is_written_waits_for_company(options, shelf, clock, edge):
     """It costs no write of its own: it is erased along with the next group, or a moment later."""
 
-    class Slow(Watched):
-        held = None
-
-        async def write(self, *arguments, **keywords):
-            stored = await super().write(*arguments, **keywords)
-            if self.held is not None:
-                await self.held
-            return stored
+    class Slow(SlowToWrite, Watched):
+        pass
 
     outbox = Slow(shelf, clock=clock)
     async with Alloy() as alloy:
