@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ._visitor import VisitorState
     from .edge.state import ClientState
 
-__all__ = ["EventCommand", "GatedCall", "outbox_events"]
+__all__ = ["EventCommand", "GatedCall", "fail_all", "outbox_events"]
 
 
 GONE = -1
@@ -356,6 +357,12 @@ _LOST: dict[Outcome, Literal["expired", "overflowed", "kept"]] = {
 
 def _lost_reason(outcome: Outcome) -> Literal["expired", "overflowed", "kept", "closed"]:
     return _LOST.get(outcome, "closed")
+
+
+def fail_all(commands: Iterable[EventCommand], error: AlloyError) -> None:
+    """End events with an error, of which each gets its own: one that is raised collects its own traceback."""
+    for command in commands:
+        command.fail(copy(error))
 
 
 class GatedCall:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._batch import Batch
 from ._clock import Cancellable, Clock
-from ._commands import EventCommand
+from ._commands import EventCommand, fail_all
 from ._consent._rules import Verdict
 from ._futures import cancel_all
 from ._ledger import Ledger
@@ -448,7 +448,7 @@ class Courier:
             self._was_cancelled(batch)
         elif (error := task.exception()) is not None:
             self._note_circuit(self._breaker.gave_up)
-            self._end(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
+            fail_all(batch.commands, AlloyError(f"internal error ({type(error).__name__}); please report it"))
         self.wake()
 
     def _was_cancelled(self, batch: Batch) -> None:
@@ -479,7 +479,7 @@ class Courier:
             self._fail(batch, error)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a future pending
             self._note_circuit(self._breaker.gave_up)
-            self._end(batch, AlloyError(f"internal error ({type(error).__name__}); please report it"))
+            fail_all(batch.commands, AlloyError(f"internal error ({type(error).__name__}); please report it"))
 
     async def _exchange(self, batch: Batch) -> Reply:
         if not batch.consents():
@@ -550,7 +550,7 @@ class Courier:
             for half in batch.halves():
                 self._send_again(half)
         else:
-            self._end(batch, error)
+            fail_all(batch.commands, error)
 
     def _wait_after(self, batch: Batch, error: AlloyError) -> float | None:
         return next_wait(
@@ -583,10 +583,6 @@ class Courier:
         if batch.commands:
             heapq.heappush(self._again, _Waiting(due, batch.head.order, next(self._holds), batch))
         self.wake()
-
-    def _end(self, batch: Batch, error: AlloyError) -> None:
-        for command in batch.commands:
-            command.fail(copy(error))  # each future gets its own: a raised error collects its own traceback
 
     def _take_back(self, batch: Batch) -> None:
         """Put back what was not written: a first attempt to its place in line, another one beside it."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
-from copy import copy
+from collections.abc import Callable
 from itertools import filterfalse
 
 from ._clock import Clock
-from ._commands import EventCommand
+from ._commands import EventCommand, fail_all
 from ._fallback import Fallback, Heard
-from ._unwritten import Unwritten, waits_here
+from ._unwritten import Unwritten, waited_too_long, waits_here
 from .errors import OutboxError
 from .outbox._raised import as_outbox_error
 
@@ -119,9 +118,7 @@ class Detour:
             self._logger.warning("%s; tried again later", as_outbox_error("erase", raised))
 
     def _end_too_old(self, fallback: Fallback) -> None:
-        problem = "it could not be written for delivery_timeout."
-        error = OutboxError("write", "of this instance", problem)
-        fallback.end_too_old(error, self._clock.monotonic() - self._lifetime)
+        fallback.end_too_old(waited_too_long(), self._clock.monotonic() - self._lifetime)
 
     async def _store_group(self, fallback: Fallback, gathered: list[EventCommand]) -> None:
         wanted = self._unwritten.wanted(gathered)
@@ -134,7 +131,7 @@ class Detour:
             raise
         except Exception as raised:  # noqa: BLE001 - as above
             self._unwritten.end()
-            _fail(group, as_outbox_error("write", raised))
+            fail_all(group, as_outbox_error("write", raised))
             return
         self._unwritten.end()
         for command, key in zip(group, stored.keys, strict=True):
@@ -142,8 +139,3 @@ class Detour:
                 self._unwritten.turn_away(command, stored)
             elif not command.ended and (command.ends_when_stored or self._hands_over):
                 command.tell_stored()
-
-
-def _fail(commands: Collection[EventCommand], error: OutboxError) -> None:
-    for command in commands:
-        command.fail(copy(error))

@@ -11,16 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from copy import copy
 
 from ._clock import Cancellable, Clock
-from ._commands import GONE, EventCommand, outbox_events
+from ._commands import GONE, EventCommand, fail_all, outbox_events
 from ._detour import Detour
 from ._held import Held
 from ._ledger import Ledger
 from ._lookout import AGAIN
 from ._outbox_epoch import OutboxEpoch
-from ._unwritten import Unwritten
+from ._unwritten import Unwritten, waited_too_long
 from .errors import OutboxError
 from .outbox._raised import as_outbox_error
 from .outbox.base import Outbox, Stored, VisitorKey
@@ -184,8 +183,7 @@ class GroupWriter:
             self._logger.warning("%s; %d events wait in memory, it is tried again", error, len(group))
             self._unwritten.give_back(_young_enough(group, self._clock.monotonic() - self._lifetime))
         else:
-            for command in group:
-                command.fail(copy(error))
+            fail_all(group, error)
 
     def _erase_again_later(self) -> None:
         if self._lazy is None and self._is_open:
@@ -237,6 +235,5 @@ def _young_enough(group: list[EventCommand], too_old: float) -> list[EventComman
     """Return the events that may go on waiting; end those that have waited for too long."""
     for command in group:
         if command.released_at <= too_old and not command.ended:
-            problem = "it could not be written for delivery_timeout."
-            command.fail(OutboxError("write", "of this instance", problem))
+            command.fail(waited_too_long())
     return [command for command in group if not command.ended]

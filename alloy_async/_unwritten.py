@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from ._commands import EventCommand
 from ._consent._rules import Verdict
 from ._fallback import ENDED, Fallback
-from .errors import ConsentDeclined, OutboxFull
+from .errors import ConsentDeclined, OutboxError, OutboxFull
 from .outbox.base import Stored, VisitorKey
 
 if TYPE_CHECKING:
     from ._visitor import VisitorState
 
-__all__ = ["Unwritten", "waits_here"]
+__all__ = ["Unwritten", "waited_too_long", "waits_here"]
 
 GROUP = 1_000
 """Events that are written in one step at most; about 10 ms of work for the disk's thread."""
@@ -204,6 +204,11 @@ class Unwritten:
         if going_on:
             self.give_back(going_on)
         return bool(going_on)
+
+
+def waited_too_long() -> OutboxError:
+    """Return the error of an event that could not be stored in all the time that it may wait."""
+    return OutboxError("write", "of this instance", "it could not be written for delivery_timeout.")
 
 
 def waits_here(command: EventCommand) -> bool:
