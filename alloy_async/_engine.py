@@ -214,15 +214,16 @@ class Engine:
 
     def _find(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor that is known here."""
-        if key[:2] != self.visitor.key[:2]:
-            return None  # of another instance that shares the outbox
-        return self.visitors.known(key.visitor) if key.visitor else self.visitor
+        return self._look_up(key, self.visitors.known)
 
     def _meet(self, key: VisitorKey) -> VisitorState | None:
         """Return the state of a visitor, known here until now or not; None for one of another instance."""
+        return self._look_up(key, self.visitors.get)
+
+    def _look_up(self, key: VisitorKey, by_name: Callable[[str], VisitorState | None]) -> VisitorState | None:
         if key[:2] != self.visitor.key[:2]:
-            return None
-        return self.visitors.get(key.visitor) if key.visitor else self.visitor
+            return None  # of another instance that shares the outbox
+        return by_name(key.visitor) if key.visitor else self.visitor
 
     def _everybody(self) -> list[VisitorState]:
         return [self.visitor, *self.visitors, *self._passing]
