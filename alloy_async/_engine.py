@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ._clock import Clock, Ids, RandomIds, SystemClock
 from ._courier import KEPT_TIMEOUT, Courier
@@ -21,6 +22,7 @@ from ._ledger import Ledger
 from ._options import nearest
 from ._outbox_keeper import OutboxKeeper
 from ._recovered import RecoveredEvents
+from ._signed import SignedStore
 from ._slices import SLICE, in_slices, slice_by_slice
 from ._visitor import VisitorState
 from ._visitors import Visitors
@@ -38,7 +40,7 @@ from .errors import (
 )
 from .hooks import Hooks
 from .outbox.base import Outbox, Shelf
-from .stores.base import Change, Store, VisitorKey
+from .stores.base import Change, Store, VisitorKey, WatchedStore
 from .stores.nowhere import NowhereStore
 
 if TYPE_CHECKING:
@@ -112,9 +114,12 @@ class Engine:
             hooks=hooks,
             clock=self.clock,
         )
-        choices = self._store
+        choices, self._own_name = self._store, None
+        if _tells(self._store):
+            choices = SignedStore(self._store)
+            self._own_name = choices.name
         if self._keeper is not None:
-            choices = ErasingStore(self._store, self._keeper, relay=settings.relay)
+            choices = ErasingStore(choices, self._keeper, relay=settings.relay)
         self._household = Household(
             settings,
             store=choices,
@@ -126,7 +131,6 @@ class Engine:
             failures=failures,
             logger=logger,
             home=home,
-            erases=self._keeper is not None,
         )
         self.visitor = VisitorState(self._key(""), self._household, parked_ttl=settings.parked_ttl)
         self.visitor.knows_choice = True  # start reads it
@@ -247,10 +251,9 @@ class Engine:
 
     def _watch(self) -> None:
         """Hear what other processes change, where the store can tell."""
-        watch = getattr(self._store, "watch", None)
-        if callable(watch):
+        if _tells(self._store):
             listening = weakref.WeakMethod(self._heard)  # the store may outlive this engine
-            watch(lambda changes: _tell(listening(), changes))
+            self._store.watch(lambda changes: _tell(listening(), changes))
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
         """Read again what others have changed; None: any of it may have changed, and nobody knows how."""
@@ -260,11 +263,13 @@ class Engine:
             in_slices(filter(_is_in_use, [self.visitor, *self.visitors]), _look_again_in_doubt)
             return
         for change in changes:
+            if change.by == self._own_name:
+                continue  # what was said here holds already
             state = (
                 self.visitor if change.visitor == self._own_digest else self.visitors.named(change.visitor)
             )
             if state is not None and (state.knows_choice or change.refused or len(state.gate)):
-                state.hear_of_change(refused=change.refused)
+                state.look_again(refused=change.refused)
 
     def refuse_all(self) -> None:
         """End what waits for a ``configure`` that has failed; harmless when called twice."""
@@ -466,11 +471,16 @@ class Engine:
                     await self._store.aclose()
 
 
+def _tells(store: Store) -> TypeGuard[WatchedStore]:
+    """Return whether a store tells what others change."""
+    return callable(getattr(store, "watch", None))
+
+
 def _digest_of(store: Store, settings: Settings) -> Callable[[str], str] | None:
     """Return what tells the name by which changes in a store speak of a visitor; None where it tells of none."""
-    digest: Callable[[VisitorKey], str] | None = getattr(store, "digest", None)
-    if digest is None:
+    if not _tells(store):
         return None
+    digest = store.digest
     organisation, datastream = settings.ims_org_id, settings.config_id  # looked up once, not with each view
     return lambda visitor: digest(VisitorKey(organisation, datastream, visitor))
 
@@ -529,7 +539,24 @@ def _make_store(settings: Settings, clock: Clock) -> tuple[Store, bool]:
         ("load_preference", "save_preference", "load_identity", "save_identity", "forget"),
     )
     store: Store = settings.store
+    if _tells(store):
+        _check_watched(store)
     return store, False
+
+
+def _check_watched(store: WatchedStore) -> None:
+    """Refuse a store that tells of changes and not whose they are: one's own would pass for somebody else's."""
+    _check_protocol(store, "store", ("digest",))
+    for method in (store.save_preference, store.forget):
+        parameters = inspect.signature(method).parameters.values()
+        if not any(
+            parameter.name == "by" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
+        ):
+            raise ConfigurationError(
+                f"store: {method.__name__}() of {type(store).__name__} must take the keyword by, since there is a watch(): "
+                "who makes a change is told with it; see WatchedStore in the docs.",
+                option="store",
+            )
 
 
 def _make_outbox(settings: Settings, clock: Clock) -> Outbox | None:

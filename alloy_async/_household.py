@@ -36,7 +36,6 @@ class Household:
         failures: where a failure is counted that nobody awaited.
         logger: hears of what goes wrong without harm.
         home: the event loop of all of them.
-        erases: whether forgetting is told as two changes: a refusal, so that events are erased, and the forgetting.
 
     Attributes:
         event_filter: the application's ``on_before_event_send``; None: it has none.
@@ -61,10 +60,8 @@ class Household:
         failures: FailureLog,
         logger: logging.Logger,
         home: HomeLoop,
-        erases: bool,
     ) -> None:
         self.settings = settings
-        self.erases = erases
         self.store = store
         self.courier = courier
         self.ledger = ledger

@@ -64,7 +64,6 @@ class VisitorState:
         "_consents_since",
         "_courier",
         "_departures",
-        "_echoes",
         "_ecid_request",
         "_household",
         "_identity_keeper",
@@ -130,7 +129,7 @@ class VisitorState:
         self.is_kept = is_kept
         self.is_passing = is_passing
         self.newest_in_line = self.released = 0
-        self._last_called = self._consents_since = self._echoes = 0
+        self._last_called = self._consents_since = 0
         self.used_at = 0.0
         self._courier = household.courier
         self.knows_choice = False
@@ -165,19 +164,11 @@ class VisitorState:
         Args:
             refused: whether there was a refusal in between; None: nobody knows.
         """
-        if refused is None:
-            self._echoes = 0  # they may be among what was missed
         if refused is not False:
             self.keeper.in_doubt = True
         if refused:
             self.gate.doubt()  # until it has been read, however long that takes
         self._read().start_again(refused=refused)
-
-    def hear_of_change(self, *, refused: bool) -> None:
-        """Take note that somebody, perhaps this process, has changed what the store says."""
-        own = refused and self._echoes > 0
-        self._echoes -= own
-        self.look_again(refused=refused and not own)
 
     async def read_choice(self) -> None:
         """Read the choice that is kept, unless it is known, and wait until that has been tried."""
@@ -290,7 +281,6 @@ class VisitorState:
         self._courier.resume()
         self.keeper.keep(wish, future)
         if wish != "all":
-            self._echoes += 2 if wish == "pending" and self._household.erases else 1
             self._recall()
 
     def refused_elsewhere(self) -> None:

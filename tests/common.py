@@ -34,7 +34,7 @@ class WatchedStore(MemoryStore):
 
     def __init__(self):
         super().__init__()
-        self.watchers = []
+        self.watchers, self.held = [], None
 
     def watch(self, heard):
         self.watchers.append(heard)
@@ -46,13 +46,28 @@ class WatchedStore(MemoryStore):
         for heard in self.watchers:
             heard(list(changes) or None)
 
-    async def save_preference(self, key, preference):
-        await super().save_preference(key, preference)
-        self.tell(Change(key.visitor, refused=preference.purposes == "none"))
+    def hold(self):
+        """Tell nothing of what is changed, until it is let go."""
+        self.held = []
 
-    async def forget(self, key):
-        await super().forget(key)
-        self.tell(Change(key.visitor, refused=True))
+    def let_go(self):
+        """Tell at once what was changed meanwhile."""
+        held, self.held = self.held, None
+        self.tell(*held)
+
+    async def save_preference(self, key, preference, *, by=""):
+        await super().save_preference(key, preference, by=by)
+        self._changed(Change(key.visitor, preference.purposes == "none", by))
+
+    async def forget(self, key, *, by=""):
+        await super().forget(key, by=by)
+        self._changed(Change(key.visitor, refused=True, by=by))
+
+    def _changed(self, change):
+        if self.held is None:
+            self.tell(change)
+        else:
+            self.held.append(change)
 
 
 def connections_of(edge, prefix):

@@ -51,6 +51,6 @@ def make_plan(stored: Choice | None, wish: Wish, *, change: bool) -> Plan:
 class CommandLineStore(SQLiteStore):
     """The SQLite store, which notes that a choice was made at the command line."""
 
-    async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
+    async def save_preference(self, key: VisitorKey, preference: Preference, *, by: str = "") -> None:
         """Keep a choice with the source ``cli``."""
-        await super().save_preference(key, replace(preference, source="cli"))
+        await super().save_preference(key, replace(preference, source="cli"), by=by)

@@ -20,7 +20,7 @@ from weakref import WeakMethod
 
 from .._clock import Cancellable, Clock
 from .._database import Database
-from .base import Change, Heard, VisitorKey, tell, visitor_digest
+from .base import Change, Heard, tell
 
 __all__ = ["SCHEMA", "News", "Position", "begin", "note"]
 
@@ -34,8 +34,9 @@ _REMEMBERED = 3_600.0
 """Seconds for which a change is remembered."""
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS news (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, visitor TEXT NOT NULL, refused INTEGER NOT NULL, told_at REAL NOT NULL
+CREATE TABLE IF NOT EXISTS changes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, visitor TEXT NOT NULL, refused INTEGER NOT NULL, said_by TEXT NOT NULL,
+    told_at REAL NOT NULL
 );
 """
 
@@ -53,19 +54,18 @@ class Position:
     last: int | None = None
 
 
-def note(connection: sqlite3.Connection, key: VisitorKey, *, refused: bool, now: float) -> None:
+def note(connection: sqlite3.Connection, change: Change, *, now: float) -> None:
     """Add a change, within the transaction that makes it.
 
     Args:
         connection: in that transaction.
-        key: whose choice has changed.
-        refused: whether it was a refusal or a forgetting.
+        change: what has changed.
         now: seconds since 1970.
     """
-    row = (visitor_digest(key), refused, now)
-    connection.execute("INSERT INTO news (visitor, refused, told_at) VALUES (?, ?, ?)", row)
+    statement = "INSERT INTO changes (visitor, refused, said_by, told_at) VALUES (?, ?, ?, ?)"
+    connection.execute(statement, (*change, now))
     oldest = _newest(connection) - _ENTRIES
-    connection.execute("DELETE FROM news WHERE number <= ? OR told_at <= ?", (oldest, now - _REMEMBERED))
+    connection.execute("DELETE FROM changes WHERE number <= ? OR told_at <= ?", (oldest, now - _REMEMBERED))
 
 
 def begin(connection: sqlite3.Connection, position: Position) -> None:
@@ -75,7 +75,7 @@ def begin(connection: sqlite3.Connection, position: Position) -> None:
 
 
 def _newest(connection: sqlite3.Connection) -> int:
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'news'").fetchone()
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
     return 0 if row is None else int(row[0])
 
 
@@ -84,11 +84,13 @@ def _read(connection: sqlite3.Connection, last: int) -> tuple[int, list[Change] 
     newest = _newest(connection)
     if newest == last:
         return last, []
-    statement = "SELECT number, visitor, refused FROM news WHERE number > ? ORDER BY number"
+    statement = "SELECT number, visitor, refused, said_by FROM changes WHERE number > ? ORDER BY number"
     rows = connection.execute(statement, (last,)).fetchall()
     newest = rows[-1][0] if rows else newest  # one more may have come in between
     complete = newest - last == len(rows)
-    return newest, [Change(visitor, bool(refused)) for _, visitor, refused in rows] if complete else None
+    return newest, [
+        Change(visitor, bool(refused), by) for _, visitor, refused, by in rows
+    ] if complete else None
 
 
 class News:

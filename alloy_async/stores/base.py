@@ -101,10 +101,12 @@ class Change(NamedTuple):
     Attributes:
         visitor: a digest of whose it is, as ``WatchedStore.digest`` returns it.
         refused: whether it was a refusal or a forgetting.
+        by: who changed it, in the words of ``WatchedStore.save_preference`` and ``forget``.
     """
 
     visitor: str
     refused: bool
+    by: str = ""
 
 
 Heard: TypeAlias = Callable[[Sequence[Change] | None], object]
@@ -150,7 +152,23 @@ class Store(Protocol):
 
 
 class WatchedStore(Store, Protocol):
-    """A store that tells what others change, so that a choice holds in every process soon after it was made in one."""
+    """A store that tells what others change, so that a choice holds in every process soon after it was made in one.
+
+    One's own changes are told too. An instance knows them by the name under which it made them: not by their number,
+    since of choices that overlap not each is written, and one whose answer was lost is written twice.
+    """
+
+    async def save_preference(self, key: VisitorKey, preference: Preference, *, by: str = "") -> None:
+        """Keep a choice, as ``Store`` says.
+
+        Args:
+            key: whose choice it is.
+            preference: the choice.
+            by: the name of who makes the change, for ``Change.by``; an instance's is random, and says nothing of anybody.
+        """
+
+    async def forget(self, key: VisitorKey, *, by: str = "") -> None:
+        """Erase the visitor's choice and identity; ``by`` as above."""
 
     def watch(self, heard: Heard) -> None:
         """Begin to tell of changes, in the event loop that runs, until ``aclose``.

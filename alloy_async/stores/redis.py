@@ -55,7 +55,7 @@ _CHANGED = f"""
 local function changed(refused)
     local before = redis.call('HGET', KEYS[2], 'last') or ''
     local entry = redis.call('XADD', KEYS[3], 'MAXLEN', '~', {_ENTRIES}, '*',
-        'visitor', ARGV[1], 'refused', refused, 'before', before)
+        'visitor', ARGV[1], 'refused', refused, 'by', ARGV[2], 'before', before)
     redis.call('EXPIRE', KEYS[3], {_REMEMBERED})
     redis.call('HSET', KEYS[2], 'last', entry)
     redis.pcall('PUBLISH', KEYS[3], entry)  -- who may not publish is heard a little later
@@ -67,9 +67,10 @@ local own = counted(redis.pcall('HGET', KEYS[1], 'epoch'))
 local common = counted(redis.call('HGET', KEYS[2], 'epoch')) or 0
 redis.call('XLEN', KEYS[3])  -- fails now, where the key is not ours
 """
-"""The beginning of each script. Keys: the visitor, the instance, its changes. First argument: the visitor's digest."""
+"""The beginning of each script. Keys: the visitor, the instance, its changes. First arguments: the visitor's digest, and who
+makes the change."""
 
-_FIELDS = "'purposes', ARGV[2], 'chosen_at', ARGV[3], 'expires_at', ARGV[4], 'source', ARGV[5]"
+_FIELDS = "'purposes', ARGV[3], 'chosen_at', ARGV[4], 'expires_at', ARGV[5], 'source', ARGV[6]"
 
 _SINCE = """
 local function since(chosen)  -- as the function consents_since has it
@@ -77,14 +78,14 @@ local function since(chosen)  -- as the function consents_since has it
     if kept.err then kept = {} end  -- not ours: a refusal takes its place
     local before = string.find(kept[2] or '', '^%d+%.%d+$') and kept[2] or '0.0'
     local goes_on = chosen == 'all' and kept[1] ~= 'none'
-    return (goes_on or tonumber(before) > tonumber(ARGV[3])) and before or ARGV[3]
+    return (goes_on or tonumber(before) > tonumber(ARGV[4])) and before or ARGV[4]
 end
 """
 
 _SAVE_ALL = Script(f"""{_CHANGED}{_SINCE}
 -- A visitor's own epoch stays. Where there is none the common one: who was forgotten does not begin again at zero.
 redis.call('HSET', KEYS[1], {_FIELDS}, 'epoch', string.format('%d', own or common), 'consents_since', since('all'))
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
 changed('no')
 """)
 
@@ -102,7 +103,7 @@ _SAVE_NONE = Script(f"""{_CHANGED}{_SINCE}
 local refused_at = since('none')
 {_ERASE}
 redis.call('HSET', KEYS[1], {_FIELDS}, 'epoch', epoch, 'consents_since', refused_at)
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
 changed('yes')
 """)
 
@@ -155,10 +156,10 @@ class RedisStore:
             _logger.warning("%s: the stored choice cannot be understood; it counts as not made", self._place)
         return preference
 
-    async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
+    async def save_preference(self, key: VisitorKey, preference: Preference, *, by: str = "") -> None:
         """Keep a choice; a refusal erases the identity in the same step."""
         script = _SAVE_NONE if preference.purposes == "none" else _SAVE_ALL
-        await self._change("save", key, script, lambda: _write_preference(preference))
+        await self._change("save", key, script, lambda: [by.encode(), *_write_preference(preference)])
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
         """Return the visitor's identity, or None."""
@@ -168,9 +169,9 @@ class RedisStore:
         """Keep an identity, unless a refusal is kept."""
         await self._change("save", key, _SAVE_IDENTITY, lambda: _write_identity(identity))
 
-    async def forget(self, key: VisitorKey) -> None:
+    async def forget(self, key: VisitorKey, *, by: str = "") -> None:
         """Erase the visitor's choice and identity."""
-        await self._change("forget", key, _FORGET, list)
+        await self._change("forget", key, _FORGET, lambda: [by.encode()])
 
     def watch(self, heard: Callable[[Sequence[Change] | None], object]) -> None:
         """Begin to tell of changes, in the event loop that runs, until ``aclose``; see ``WatchedStore``.
@@ -371,8 +372,8 @@ def _read_preference(
 
 
 def _read_change(fields: dict[bytes, bytes]) -> Change:
-    digest = fields.get(b"visitor", b"").decode("ascii", "replace")
-    return Change(digest, refused=fields.get(b"refused") != b"no")  # in doubt it was one
+    digest, by = (fields.get(name, b"").decode("utf-8", "replace") for name in (b"visitor", b"by"))
+    return Change(digest, refused=fields.get(b"refused") != b"no", by=by)  # in doubt it was one
 
 
 def _number(cell: bytes | None) -> float | int | None:

@@ -18,7 +18,7 @@ from .._json import encode
 from ..errors import ConsentStoreError
 from ..identity import StoredIdentity, read_stored
 from ._sqlite_news import SCHEMA as NEWS, News, Position, begin, note
-from .base import Heard, Preference, VisitorKey, consents_since, visitor_digest
+from .base import Change, Heard, Preference, VisitorKey, consents_since, visitor_digest
 
 __all__ = ["FILE_NAME", "SQLiteStore", "default_state_dir"]
 
@@ -26,9 +26,12 @@ T = TypeVar("T")
 
 FILE_NAME = "alloy.sqlite3"
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
-_CHANGES = [(3, "ALTER TABLE preference ADD COLUMN consents_since REAL NOT NULL DEFAULT 0")]
+_CHANGES = [
+    (3, "ALTER TABLE preference ADD COLUMN consents_since REAL NOT NULL DEFAULT 0"),
+    (4, "DROP TABLE IF EXISTS news"),
+]
 """What is to be done to a file that was written under an older schema than the one that is named."""
 
 _SCHEMA = """
@@ -105,10 +108,13 @@ class SQLiteStore:
             _logger.warning("%s: the stored choice cannot be understood; it counts as not made", self.path)
         return preference
 
-    async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
+    async def save_preference(self, key: VisitorKey, preference: Preference, *, by: str = "") -> None:
         """Keep a choice; a refusal erases the identity in the same transaction."""
         now = self._clock.time()
-        if await self._run("save", lambda connection: _save_preference(connection, key, preference, now)):
+        change = Change(visitor_digest(key), preference.purposes == "none", by)
+        if await self._run(
+            "save", lambda connection: _save_preference(connection, key, preference, change, now)
+        ):
             await self._sweep()
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
@@ -121,10 +127,11 @@ class SQLiteStore:
         row = (identity.fpid, identity.ecid, encode(identity.copy().customer_ids).decode())
         await self._run("save", lambda connection: _save_identity(connection, key, row))
 
-    async def forget(self, key: VisitorKey) -> None:
+    async def forget(self, key: VisitorKey, *, by: str = "") -> None:
         """Erase the visitor's choice and identity."""
         now = self._clock.time()
-        if await self._run("forget", lambda connection: _forget(connection, key, now), create=False):
+        change = Change(visitor_digest(key), refused=True, by=by)
+        if await self._run("forget", lambda connection: _forget(connection, key, change, now), create=False):
             await self._sweep()
 
     def watch(self, heard: Heard) -> None:
@@ -225,12 +232,12 @@ def _read_preference(
 
 
 def _save_preference(
-    connection: sqlite3.Connection, key: VisitorKey, preference: Preference, now: float
+    connection: sqlite3.Connection, key: VisitorKey, preference: Preference, change: Change, now: float
 ) -> bool:
     """Keep a choice, and return whether an identity was erased by it."""
-    refusal, erased = preference.purposes == "none", 0
+    refusal, erased = change.refused, 0
     with Transaction(connection):
-        note(connection, key, refused=refusal, now=now)
+        note(connection, change, now=now)
         row = connection.execute(_SELECT_PREFERENCE, key).fetchone()
         kept = None if row is None else _read_preference(*row)
         own = None if row is None or refusal else int(row[_EPOCH])
@@ -270,10 +277,10 @@ def _save_identity(connection: sqlite3.Connection, key: VisitorKey, row: tuple[s
             connection.execute("INSERT OR REPLACE INTO identity VALUES (?, ?, ?, ?, ?, ?)", (*key, *row))
 
 
-def _forget(connection: sqlite3.Connection, key: VisitorKey, now: float) -> bool:
+def _forget(connection: sqlite3.Connection, key: VisitorKey, change: Change, now: float) -> bool:
     """Erase what is kept of a visitor, and return whether there was anything."""
     with Transaction(connection):
-        note(connection, key, refused=True, now=now)
+        note(connection, change, now=now)
         connection.execute(_COUNT_UP)
         erased = connection.execute(f"DELETE FROM preference {_WHERE}", key).rowcount  # noqa: S608 - names of ours
         erased += connection.execute(f"DELETE FROM identity {_WHERE}", key).rowcount  # noqa: S608 - names of ours

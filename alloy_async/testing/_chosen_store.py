@@ -28,12 +28,12 @@ class ChosenStore(MemoryStore):
             await self.save_preference(key, self._earlier)
         return await super().load_preference(key)
 
-    async def save_preference(self, key: VisitorKey, preference: Preference) -> None:
+    async def save_preference(self, key: VisitorKey, preference: Preference, *, by: str = "") -> None:
         """Keep a choice; a refusal erases the identity."""
         self._met.add(key)
-        await super().save_preference(key, preference)
+        await super().save_preference(key, preference, by=by)
 
-    async def forget(self, key: VisitorKey) -> None:
+    async def forget(self, key: VisitorKey, *, by: str = "") -> None:
         """Erase the visitor's choice and identity, the earlier choice too."""
         self._met.add(key)
-        await super().forget(key)
+        await super().forget(key, by=by)

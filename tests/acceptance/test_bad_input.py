@@ -304,7 +304,7 @@ class Edge(RecordingEdge):
 class FullDisk(MemoryStore):
     """A store that cannot write."""
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         """Fail as a full disk does."""
         raise ConsentStoreError("save", "test", "database or disk is full.")
 

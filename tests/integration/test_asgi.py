@@ -331,7 +331,7 @@ async def test_a_yes_of_another_browser_is_not_told(shop, edge):
 
 
 class FullStore(MemoryStore):
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         raise OSError("disk full")
 
 
@@ -353,9 +353,9 @@ async def test_a_response_waits_for_the_choice_but_not_for_ever(shop, edge, monk
     release = asyncio.Event()
 
     class Hanging(MemoryStore):
-        async def save_preference(self, key, preference):
+        async def save_preference(self, key, preference, *, by=""):
             await release.wait()
-            await super().save_preference(key, preference)
+            await super().save_preference(key, preference, by=by)
 
     @shop.at("/hurry")
     async def hurry(scope, receive, send):

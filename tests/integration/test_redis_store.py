@@ -297,16 +297,16 @@ async def test_a_change_is_heard_by_a_message(server, monkeypatch):
         await subscription(server)
         calls = [
             partial(here.save_preference, KEY, NONE),
-            partial(here.save_preference, KEY, ALL),
-            partial(here.forget, OTHER),
+            partial(here.save_preference, KEY, ALL, by="here"),
+            partial(here.forget, OTHER, by="here"),
         ]
         for number, call in enumerate(calls, 1):
             await call()
             await listener.until(lambda number=number: len(listener.digests) == number)
     assert listener.changes == [
         Change(visitor_digest(KEY), refused=True),
-        Change(there.digest(KEY), refused=False),
-        Change(there.digest(OTHER), refused=True),
+        Change(there.digest(KEY), refused=False, by="here"),
+        Change(there.digest(OTHER), refused=True, by="here"),
     ]
     assert None not in listener.told
 
@@ -402,7 +402,7 @@ async def test_a_hole_in_the_list_of_changes_is_noticed(server):
         script = Script(
             redis_module._SAVE_NONE._source + "redis.call('XTRIM', KEYS[3], 'MAXLEN', 0) changed('yes')"
         )
-        arguments = [visitor_digest(OTHER), *redis_module._write_preference(NONE)]
+        arguments = [visitor_digest(OTHER), "", *redis_module._write_preference(NONE)]
         await here._link.run(lambda redis: script(redis, here._keys(OTHER), arguments))
         await listener.until(lambda: listener.told == [None])
         await here.save_preference(OTHER, ALL)

@@ -111,13 +111,13 @@ class FaultyStore(MemoryStore):
         await self._obstacle("load")
         return await super().load_preference(key)
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         await self._obstacle("save")
-        await super().save_preference(key, preference)
+        await super().save_preference(key, preference, by=by)
 
-    async def forget(self, key):
+    async def forget(self, key, *, by=""):
         await self._obstacle("forget")
-        await super().forget(key)
+        await super().forget(key, by=by)
 
     async def load_identity(self, key):
         self.world.check_consent(key.organisation, "reads the identity")

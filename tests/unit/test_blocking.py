@@ -235,9 +235,9 @@ class SlowStore(MemoryStore):
         await self.go_on.wait()
         return await super().load_preference(key)
 
-    async def save_preference(self, *args):
+    async def save_preference(self, *args, **keywords):
         await self.go_on.wait()
-        return await super().save_preference(*args)
+        return await super().save_preference(*args, **keywords)
 
 
 def test_configure_that_is_not_waited_for_goes_on(options):

@@ -40,12 +40,12 @@ class BrokenStore(MemoryStore):
 
     failing: type[Exception] | None = ConsentStoreError
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         if self.failing is ConsentStoreError:
             raise ConsentStoreError("save", "a broken store", "it is broken.")
         if self.failing is not None:
             raise self.failing("secret detail")
-        await super().save_preference(key, preference)
+        await super().save_preference(key, preference, by=by)
 
 
 async def test_every_command_returns_a_future_at_once(alloy):

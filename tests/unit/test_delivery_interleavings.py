@@ -175,11 +175,11 @@ async def test_what_is_left_to_a_relay_is_erased_before_a_refusal_is_kept(option
     left = []
     seen = store.save_preference
 
-    async def save_preference(key, preference):
+    async def save_preference(key, preference, *, by=""):
         if preference.purposes == "none":
             left.append(shelf.events)
             await worker.write([stored("meanwhile", clock)], [], epoch=shelf.epoch)
-        await seen(key, preference)
+        await seen(key, preference, by=by)
 
     store.save_preference = save_preference
     worker = MemoryOutbox(shelf, clock=clock)
@@ -382,10 +382,10 @@ async def test_a_refusal_that_only_memory_knows_is_not_undone_by_another_process
     """The store still says the old yes; what the visitor said here holds."""
 
     class Full(MemoryStore):
-        async def save_preference(self, key, preference):
+        async def save_preference(self, key, preference, *, by=""):
             if preference.purposes == "none":
                 raise ConsentStoreError("save", "the test's store", "the disk is full.")
-            await super().save_preference(key, preference)
+            await super().save_preference(key, preference, by=by)
 
     async with Alloy() as alloy:
         outbox = MemoryOutbox(shelf, clock=clock)
@@ -408,10 +408,10 @@ async def test_closing_does_not_wait_for_a_disk_that_hangs(options, shelf, clock
     """While a refusal is being written and erased, on a store and an outbox that never answer."""
 
     class Hangs(MemoryStore):
-        async def save_preference(self, key, preference):
+        async def save_preference(self, key, preference, *, by=""):
             if preference.purposes == "none":
                 await asyncio.get_running_loop().create_future()
-            await super().save_preference(key, preference)
+            await super().save_preference(key, preference, by=by)
 
     class HangsToo(MemoryOutbox):
         async def erase(self, visitor):

@@ -43,10 +43,10 @@ class FullDisk(MemoryStore):
 
     broken = False
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         if self.broken:
             raise ConsentStoreError("save", "here", "the disk is full")
-        await super().save_preference(key, preference)
+        await super().save_preference(key, preference, by=by)
 
 
 class RawEdge(RecordingEdge):
@@ -590,9 +590,9 @@ async def test_forget_is_not_undone_by_a_slow_store_where_consent_is_switched_of
     """An event that is called while the store still erases does not bring the old identity back."""
 
     class SlowToForget(MemoryStore):
-        async def forget(self, key):
+        async def forget(self, key, *, by=""):
             await settle(10)
-            await super().forget(key)
+            await super().forget(key, by=by)
 
     async with Alloy() as alloy:
         await alloy.configure(**options | {"store": SlowToForget(), "opt_in_enabled": False})

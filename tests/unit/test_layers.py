@@ -97,6 +97,7 @@ ENGINE = [
     "_outbox_keeper",
     "_courier",
     "_preference",
+    "_signed",
     "_erasing",
     "_household",
     "_event_filter",

@@ -99,14 +99,15 @@ async def test_what_was_changed_since_the_first_look_is_told(make, look):
 
 
 async def test_ones_own_changes_are_told_too(make, look):
-    """In their place among those of others."""
+    """In their place among those of others, with who made each."""
     here, there, told = make(), make(), []
     there.watch(told.append)
-    await there.save_preference(ANNE, ALL)
+    await there.save_preference(ANNE, ALL, by="there")
     await here.save_preference(ANNE, NONE)
+    await there.forget(BERT, by="there")
     await there.save_identity(ANNE, StoredIdentity("fpid", None, {}))  # no choice, so no news
     await look(there)
-    assert told == [[yes(ANNE), no(ANNE)]]
+    assert told == [[yes(ANNE)._replace(by="there"), no(ANNE), no(BERT)._replace(by="there")]]
 
 
 async def test_watching_leaves_no_trace(make, look):
@@ -157,7 +158,7 @@ async def test_old_changes_are_removed(make, clock):
         clock.advance(_sqlite_news._REMEMBERED / 2)
     await store.forget(ANNE)
     with closing(sqlite3.connect(store.path)) as connection:
-        rows = connection.execute("SELECT number, visitor, refused FROM news").fetchall()
+        rows = connection.execute("SELECT number, visitor, refused FROM changes").fetchall()
     assert rows == [(2, visitor_digest(BERT), 0), (3, visitor_digest(ANNE), 1)]
     assert b"anne" not in store.path.read_bytes()
 

@@ -326,16 +326,18 @@ async def test_other_tables_end_with_its_own_error(tmp_path, statement):
 # Files of older versions
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path, version):
     """What it holds stays; since when its visitors consent is not known of it."""
     path = await keep(tmp_path, "none")
-    change(path, "ALTER TABLE preference DROP COLUMN consents_since")
-    if version < 2:
-        change(path, "DROP TABLE news")
+    change(path, "DROP TABLE changes")
+    if version > 1:
+        change(path, "CREATE TABLE news (number INTEGER)")
+    if version < 3:
+        change(path, "ALTER TABLE preference DROP COLUMN consents_since")
     change(path, f"PRAGMA user_version = {version}")
     kept = await look(tmp_path)
-    assert (kept.purposes, kept.consents_since) == ("none", 0.0)
+    assert (kept.purposes, kept.consents_since) == ("none", 0.0 if version < 3 else NOW)
     await keep(tmp_path, "all")
     assert (await look(tmp_path)).consents_since == NOW
 

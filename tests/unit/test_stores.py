@@ -1,13 +1,16 @@
 """Every store of ours keeps the promises of the protocol."""
 
+import asyncio
+import queue
 import subprocess
 import sys
+import threading
 
 import pytest
 from common import settle
 
-from alloy_async import Alloy
-from alloy_async.stores import MemoryStore, SQLiteStore
+from alloy_async import Alloy, ConfigurationError, ConsentDeclined
+from alloy_async.stores import Change, MemoryStore, Preference, SQLiteStore, VisitorKey
 from alloy_async.testing import StoreConformance
 
 
@@ -32,9 +35,9 @@ class TestSQLiteStore(StoreConformance):
 class _Forgetful(MemoryStore):
     """A store that breaks one promise: a refusal leaves the identity."""
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         identity = await self.load_identity(key)
-        await super().save_preference(key, preference)
+        await super().save_preference(key, preference, by=by)
         if identity is not None:
             self._identities[key] = identity
 
@@ -42,7 +45,7 @@ class _Forgetful(MemoryStore):
 class _Mixing(MemoryStore):
     """A store that breaks one promise: all visitors of a datastream are one."""
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         await super().save_preference(key._replace(visitor=""), preference)
 
     async def load_preference(self, key):
@@ -84,6 +87,86 @@ async def test_store_that_raises_a_foreign_error_holds_no_event(options, edge):
         event.cancel()  # where it has not ended, closing would wait for it
     assert not event.cancelled()
     assert edge.event_types == ["a"]
+
+
+async def test_a_choice_in_one_instance_holds_in_another(options, edge):
+    """With a store in memory that both were given: what the other has parked is released, what comes after a no is refused."""
+    async with Alloy() as one, Alloy() as other:
+        await one.configure(**options)
+        await other.configure(**options)
+        parked = other.visitor("anne").event(type="parked")
+        await one.visitor("anne").opt_in(purposes="all")
+        await settle()
+        assert parked.done()
+        await one.visitor("anne").opt_in(purposes="none")
+        await settle()
+        refused = other.visitor("anne").event(type="refused")
+        await settle()
+        assert isinstance(refused.exception(), ConsentDeclined)
+        await one.visitor("anne").forget()
+        await settle()
+        assert other.visitor("anne").purposes == "pending"
+    assert edge.event_types == ["parked"]
+
+
+async def test_a_store_in_memory_tells_other_event_loops(store):
+    """Of other threads; those that are closed are forgotten."""
+    said: queue.Queue = queue.Queue()
+    key = VisitorKey("org", "datastream", "anne")
+
+    async def listen(heard):
+        store.watch(heard.put)
+        said.put(None)
+        await asyncio.to_thread(heard.get, timeout=60)
+
+    ended, heard = queue.Queue(), queue.Queue()
+    for changes in (ended, heard):
+        thread = threading.Thread(target=asyncio.run, args=[listen(changes)])
+        thread.start()
+        said.get(timeout=60)
+        if changes is ended:
+            changes.put(None)
+            thread.join(timeout=60)
+    own = []
+    store.watch(own.append)
+    await store.save_preference(key, Preference("none", 1.0, 2.0), by="me")
+    thread.join(timeout=60)
+    await settle()
+    assert not thread.is_alive()
+    assert own == [[Change(store.digest(key), refused=True, by="me")]]
+    assert ended.empty()
+
+
+@pytest.mark.parametrize("method", ["save_preference", "forget"])
+async def test_a_store_that_tells_must_take_who_says_it(options, method):
+    """Otherwise one's own refusals would pass for somebody else's, and what came after them would be lost."""
+
+    class Nameless(MemoryStore):
+        pass
+
+    async def change(self, *arguments):
+        """Take no name."""
+
+    change.__name__ = method
+    setattr(Nameless, method, change)
+    async with Alloy() as alloy:
+        with pytest.raises(
+            ConfigurationError, match=rf"^store: {method}\(\) of Nameless must take the keyword by"
+        ) as caught:
+            await alloy.configure(**options | {"store": Nameless()})
+        assert caught.value.option == "store"
+        await alloy.configure(**options | {"store": MemoryStore()})
+
+
+async def test_a_store_that_tells_must_name_visitors(options):
+    """It has nothing to tell of without."""
+    nameless = MemoryStore()
+    nameless.digest = None
+    async with Alloy() as alloy:
+        with pytest.raises(
+            ConfigurationError, match=r"^store: an object of type MemoryStore has no digest\(\)"
+        ):
+            await alloy.configure(**options | {"store": nameless})
 
 
 def test_suite_needs_no_pytest():

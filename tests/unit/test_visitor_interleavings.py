@@ -39,12 +39,13 @@ class SlowStore(WatchedStore):
         written: what the next writing waits for once it is done.
         fails: whether it can be read.
         full: whether it cannot be written.
+        hangs: whether an identity is never written.
         reader: the task that read last.
     """
 
     def __init__(self):
         super().__init__()
-        self.gates, self.fails, self.full, self.reader = [], False, False, None
+        self.gates, self.fails, self.full, self.hangs, self.reader = [], False, False, False, None
         self.written = None
 
     async def gate(self):
@@ -62,13 +63,18 @@ class SlowStore(WatchedStore):
                 await asyncio.shield(self.gates.pop(0))
         return preference
 
-    async def save_preference(self, key, preference):
+    async def save_preference(self, key, preference, *, by=""):
         if self.full:
             raise OSError
-        await super().save_preference(key, preference)
+        await super().save_preference(key, preference, by=by)
         written, self.written = self.written, None
         if written is not None:
             await written
+
+    async def save_identity(self, key, identity):
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        await super().save_identity(key, identity)
 
 
 @pytest.fixture
@@ -177,11 +183,10 @@ async def test_an_old_answer_that_comes_late_lifts_no_refusal(two, store, edge, 
     visitor = here.visitor("anne")
     visitor.event(type="parked")
     await settle()
-    watchers, store.watchers = store.watchers, []
+    store.hold()
     await there.visitor("anne").opt_in(purposes="all")
-    store.watchers = watchers
     answer = await store.gate()
-    store.tell(Change("anne", refused=False))
+    store.let_go()
     await settle()
     clock.advance(1)
     await there.visitor("anne").opt_in(purposes="none")
@@ -466,13 +471,10 @@ async def test_an_event_whose_departure_was_cancelled_is_not_overtaken(alloy, st
     visitor = alloy.visitor("anne")
     await visitor.opt_in(purposes="all")
 
-    async def hang(*arguments):
-        await asyncio.get_running_loop().create_future()
-
-    store.save_identity = hang
+    store.hangs = True
     events = [visitor.event(type="1")]
     await settle()
-    del store.save_identity
+    store.hangs = False
     next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-departure").cancel()
     await settle()
     events += [visitor.event(type=number) for number in "23"]
@@ -869,7 +871,7 @@ async def test_events_wait_while_a_refusal_cannot_be_looked_into(two, store, edg
     await visitor.opt_in(purposes="all")
     await visitor.event(type="before")
     store.fails = True
-    store.tell(Change("anne", refused=True), Change("anne", refused=True))  # one of them is another one's
+    store.tell(Change("anne", refused=True))
     await settle()
     waiting = []
     for _ in range(3):
@@ -994,3 +996,57 @@ async def test_customer_ids_that_wait_behind_an_event_go_with_a_refusal_elsewher
         await event
     await visitor.event(type="after")
     assert "CRMID" not in edge.events[-1]["xdm"]["identityMap"]
+
+
+# One's own choices, heard back
+
+
+async def test_a_refusal_elsewhere_is_not_taken_for_ones_own(start, store, edge, clock):
+    """Of three refusals here two were written, since they overlapped; the one that is heard besides is somebody else's."""
+    here, there = await start(transport=edge, max_in_flight=1), await start(transport=RecordingEdge())
+    visitor = here.visitor("anne")
+    written = store.written = asyncio.get_running_loop().create_future()
+    choices = [visitor.opt_in(purposes="none") for _ in range(3)]
+    await settle()
+    written.set_result(None)
+    await asyncio.gather(*choices)
+    await visitor.opt_in(purposes="all")
+    edge.hold()
+    events = [visitor.event(type="on the wire")]
+    await settle()
+    events.append(visitor.event(type="waits"))
+    clock.advance(1)
+    store.hold()
+    await there.visitor("anne").opt_in(purposes="none")
+    await there.visitor("anne").opt_in(purposes="all")
+    store.let_go()
+    await settle()
+    edge.release()
+    await events[0]
+    with pytest.raises(ConsentDeclined):
+        await events[1]
+    assert edge.event_types == ["on the wire"]
+
+
+async def test_a_refusal_that_was_written_twice_is_ones_own_twice(two, store, edge, clock):
+    """What was called after the yes that follows is sent: a store that failed after it had written tells both."""
+    here, _ = two
+    visitor = here.visitor("anne")
+    store.hold()
+    for _ in range(2):
+        written = store.written = asyncio.get_running_loop().create_future()
+        choice = visitor.opt_in(purposes="none")
+        await settle()
+        written.set_exception(OSError())
+        with pytest.raises(ConsentStoreError):
+            await choice
+    await visitor.opt_in(purposes="all")
+    edge.hold()
+    events = [visitor.event(type=kind) for kind in ("on the wire", "waits")]
+    clock.advance(1)
+    await visitor.opt_in(purposes="all")
+    store.let_go()
+    await settle()
+    edge.release()
+    await asyncio.wait(events)
+    assert [event.exception() for event in events] == [None, None]

@@ -597,11 +597,10 @@ async def test_a_no_and_a_yes_between_two_looks_revive_nothing(two):
     here, there, (edge, _), store = two
     event = here.visitor("anne").event(type="parked")
     await settle()
-    watchers, store.watchers = store.watchers, []
+    store.hold()
     await there.visitor("anne").opt_in(purposes="none")
     await there.visitor("anne").opt_in(purposes="all")
-    store.watchers = watchers
-    store.tell(Change("anne", refused=True), Change("anne", refused=False))
+    store.let_go()
     with pytest.raises(ConsentDeclined):
         await event
     await here.visitor("anne").event(type="after")
@@ -613,10 +612,10 @@ async def test_news_that_may_be_missing(two):
     here, there, (edge, _), store = two
     events = {name: here.visitor(name).event(type=name) for name in ("anne", "bert", "carl")}
     await settle()
-    watchers, store.watchers = store.watchers, []
+    store.hold()
     await there.visitor("anne").opt_in(purposes="all")
     await there.visitor("bert").opt_in(purposes="none")
-    store.watchers = watchers
+    store.held = None  # lost
     store.tell()
     await settle()
     for name in ("anne", "bert"):
@@ -632,10 +631,11 @@ async def test_news_of_ones_own_choices_change_nothing(two):
     """They come back, late, when something newer has been said."""
     here, _, (edge, _), store = two
     visitor = here.visitor("anne")
+    store.hold()
     await visitor.opt_in(purposes="none")
     await visitor.opt_in(purposes="all")
     event = visitor.event(type="released")
-    store.tell(Change("anne", refused=True), Change("anne", refused=False))
+    store.let_go()
     await event
     await settle()
     assert (edge.event_types, visitor.purposes) == (["released"], "all")
