@@ -256,20 +256,20 @@ class Engine:
             self._store.watch(lambda changes: _tell(listening(), changes))
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
-        """Read again what others have changed; None: any of it may have changed, and nobody knows how."""
+        """Read again what was changed; None: any of it may have changed, and nobody knows how."""
         if self._closed_with is not None:
             return
         if changes is None:
             in_slices(filter(_is_in_use, [self.visitor, *self.visitors]), _look_again_in_doubt)
             return
         for change in changes:
-            if change.by == self._own_name:
-                continue  # what was said here holds already
+            # What was refused here has ended. It is read all the same: a yes may be kept whose answer was lost.
+            refused = change.refused and change.by != self._own_name
             state = (
                 self.visitor if change.visitor == self._own_digest else self.visitors.named(change.visitor)
             )
-            if state is not None and (state.knows_choice or change.refused or len(state.gate)):
-                state.look_again(refused=change.refused)
+            if state is not None and (state.knows_choice or refused or len(state.gate)):
+                state.look_again(refused=refused)
 
     def refuse_all(self) -> None:
         """End what waits for a ``configure`` that has failed; harmless when called twice."""

@@ -1050,3 +1050,24 @@ async def test_a_refusal_that_was_written_twice_is_ones_own_twice(two, store, ed
     edge.release()
     await asyncio.wait(events)
     assert [event.exception() for event in events] == [None, None]
+
+
+async def test_a_yes_whose_answer_was_lost_holds_once_it_is_heard(two, store, edge, clock):
+    """It is kept, and everybody else goes by it; only who said it was told that it could not be saved."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="none")
+    await settle()
+    clock.advance(1)
+    written = store.written = asyncio.get_running_loop().create_future()
+    store.hold()
+    choice = visitor.opt_in(purposes="all")
+    await settle()
+    written.set_exception(OSError())
+    with pytest.raises(ConsentStoreError):
+        await choice
+    assert (visitor.purposes, await there.visitor("anne").get_purposes()) == ("none", "all")
+    store.let_go()
+    await settle()
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
