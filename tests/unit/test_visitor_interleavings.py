@@ -998,6 +998,39 @@ async def test_customer_ids_that_wait_behind_an_event_go_with_a_refusal_elsewher
     assert "CRMID" not in edge.events[-1]["xdm"]["identityMap"]
 
 
+async def test_a_refusal_that_is_read_before_its_yes_is_not_that_yes(two, store, edge):
+    """Of choices that overlap the refusal is kept first, as if it had been said with the yes: both bear one time."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    await settle()
+    written = store.written = asyncio.get_running_loop().create_future()
+    choices = [there.visitor("anne").opt_in(purposes=purposes) for purposes in ("none", "all")]
+    await settle()
+    assert visitor.purposes == "none"
+    written.set_result(None)
+    await asyncio.gather(*choices)
+    await settle()
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
+
+
+async def test_a_refusal_that_somebody_else_has_lifted_does_not_come_back(two, store, edge, clock):
+    """A later yes here cannot be saved; there is no refusal any more that would stand."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="none")
+    clock.advance(1)
+    await there.visitor("anne").opt_in(purposes="all")
+    await settle()
+    store.full = True
+    with pytest.raises(ConsentStoreError):
+        await visitor.opt_in(purposes="all")
+    assert visitor.purposes != "none"
+    store.full = False
+    await visitor.opt_in(purposes="all")
+
+
 # One's own choices, heard back
 
 
