@@ -144,7 +144,13 @@ class PreferenceKeeper:
                 was called before it is never sent. None: nobody knows.
         """
         self._hear_of_refusals(preference)
-        if ticket != self._ticket or not self.is_settled:
+        if ticket != self._ticket:
+            return
+        if (
+            not self.is_settled
+        ):  # what is owed takes the place of what the store says, but does not undo a refusal
+            if refused is not False and self._gate.purposes == "pending":
+                self._gate.forget()
             return
         if preference is not None and self.knows(preference):
             if self._gate.purposes == "pending":  # it was in doubt, or has expired

@@ -71,6 +71,11 @@ class SlowStore(WatchedStore):
         if written is not None:
             await written
 
+    async def forget(self, key, *, by=""):
+        if self.full:
+            raise OSError
+        await super().forget(key, by=by)
+
     async def save_identity(self, key, identity):
         if self.hangs:
             await asyncio.get_running_loop().create_future()
@@ -1029,6 +1034,63 @@ async def test_a_refusal_that_somebody_else_has_lifted_does_not_come_back(two, s
     assert visitor.purposes != "none"
     store.full = False
     await visitor.opt_in(purposes="all")
+
+
+async def test_a_refusal_before_a_yes_that_was_read_counts_though_a_newer_yes_is_kept(
+    start, store, edge, clock
+):
+    """The yes was read before the refusal was heard, and until then somebody has said yes once more."""
+    here, there = await start(transport=edge, max_in_flight=1), await start(transport=RecordingEdge())
+    edge.hold()
+    await here.visitor("bert").opt_in(purposes="all")
+    on_the_wire = here.visitor("bert").event(type="on the wire")
+    visitor = here.visitor("anne")
+    event = visitor.event(type="before the refusal")
+    await settle()
+    store.hold()
+    for purposes in ("none", "all"):
+        clock.advance(1)
+        await there.visitor("anne").opt_in(purposes=purposes)
+    store.tell(Change("anne", refused=False))
+    await settle()
+    assert visitor.purposes == "all"
+    clock.advance(1)
+    await there.visitor("anne").opt_in(purposes="all")
+    store.let_go()
+    await settle()
+    edge.release()
+    await on_the_wire
+    with pytest.raises(ConsentDeclined):
+        await event
+    await visitor.event(type="after")
+    assert edge.event_types == ["on the wire", "after"]
+
+
+@pytest.mark.parametrize("missed", [False, True])
+async def test_a_refusal_elsewhere_counts_while_a_forgetting_cannot_be_saved(two, store, edge, missed):
+    """What was called after the forgetting here and before the refusal there is not sent, whatever is said later."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    await settle()
+    store.full = True
+    with pytest.raises(ConsentStoreError):
+        await visitor.forget()
+    event = visitor.event(type="before the refusal")
+    store.full = False
+    store.hold()
+    await there.visitor("anne").opt_in(purposes="none")
+    if missed:
+        store.held = None
+        store.tell()
+    else:
+        store.let_go()
+    await settle()
+    await visitor.opt_in(purposes="all")
+    with pytest.raises(ConsentDeclined):
+        await event
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
 
 
 # One's own choices, heard back
