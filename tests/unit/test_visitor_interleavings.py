@@ -1166,3 +1166,18 @@ async def test_a_yes_whose_answer_was_lost_holds_once_it_is_heard(two, store, ed
     await settle()
     await visitor.event(type="after")
     assert edge.event_types == ["after"]
+
+
+async def test_ones_own_forgetting_heard_late_refuses_nothing(two, store, edge):
+    """What was called after it waits for the next choice."""
+    here, _ = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    store.hold()
+    await visitor.forget()
+    event = visitor.event(type="after")
+    store.let_go()
+    await settle()
+    await visitor.opt_in(purposes="all")
+    await event
+    assert edge.event_types == ["after"]
