@@ -536,7 +536,7 @@ def _make_store(settings: Settings, clock: Clock) -> tuple[Store, bool]:
     _check_protocol(
         settings.store,
         "store",
-        ("load_preference", "save_preference", "load_identity", "save_identity", "forget"),
+        ("load_preference", "save_preference", "load_identity", "save_identity", "forget", "aclose"),
     )
     store: Store = settings.store
     if _tells(store):
@@ -547,14 +547,14 @@ def _make_store(settings: Settings, clock: Clock) -> tuple[Store, bool]:
 def _check_watched(store: WatchedStore) -> None:
     """Refuse a store that tells of changes and not whose they are: one's own would pass for somebody else's."""
     _check_protocol(store, "store", ("digest",))
-    for method in (store.save_preference, store.forget):
-        parameters = inspect.signature(method).parameters.values()
+    for name in ("save_preference", "forget"):
+        parameters = inspect.signature(getattr(store, name)).parameters.values()
         if not any(
             parameter.name == "by" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
         ):
             raise ConfigurationError(
-                f"store: {method.__name__}() of {type(store).__name__} must take the keyword by, since there is a watch(): "
-                "who makes a change is told with it; see WatchedStore in the docs.",
+                f"store: {name}() of {type(store).__name__} must take the keyword by, since there is a watch(): "
+                "hand it back as Change.by, so that an instance knows its own changes; see WatchedStore in the docs.",
                 option="store",
             )
 

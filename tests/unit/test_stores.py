@@ -211,15 +211,16 @@ async def test_a_store_that_tells_must_take_who_says_it(options, method):
         await alloy.configure(**options | {"store": MemoryStore()})
 
 
-async def test_a_store_that_tells_must_name_visitors(options):
-    """It has nothing to tell of without."""
-    nameless = MemoryStore()
-    nameless.digest = None
+@pytest.mark.parametrize("method", ["digest", "aclose"])
+async def test_what_a_store_lacks_is_named(options, method):
+    """One that tells has nothing to tell of without the names of visitors."""
+    lacking = MemoryStore()
+    setattr(lacking, method, None)
     async with Alloy() as alloy:
         with pytest.raises(
-            ConfigurationError, match=r"^store: an object of type MemoryStore has no digest\(\)"
+            ConfigurationError, match=rf"^store: an object of type MemoryStore has no {method}\(\)"
         ):
-            await alloy.configure(**options | {"store": nameless})
+            await alloy.configure(**options | {"store": lacking})
 
 
 def test_suite_needs_no_pytest():
