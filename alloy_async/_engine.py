@@ -256,20 +256,20 @@ class Engine:
             self._store.watch(lambda changes: _tell(listening(), changes))
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
-        """Read again what others have changed; None: any of it may have changed, and nobody knows how."""
+        """Read again what was changed; None: any of it may have changed, and nobody knows how."""
         if self._closed_with is not None:
             return
         if changes is None:
             in_slices(filter(_is_in_use, [self.visitor, *self.visitors]), _look_again_in_doubt)
             return
         for change in changes:
-            if change.by == self._own_name:
-                continue  # what was said here holds already
+            # What was refused here has ended. It is read all the same: a yes may be kept whose answer was lost.
+            refused = change.refused and change.by != self._own_name
             state = (
                 self.visitor if change.visitor == self._own_digest else self.visitors.named(change.visitor)
             )
-            if state is not None and (state.knows_choice or change.refused or len(state.gate)):
-                state.look_again(refused=change.refused)
+            if state is not None and (state.knows_choice or refused or len(state.gate)):
+                state.look_again(refused=refused)
 
     def refuse_all(self) -> None:
         """End what waits for a ``configure`` that has failed; harmless when called twice."""
@@ -536,7 +536,7 @@ def _make_store(settings: Settings, clock: Clock) -> tuple[Store, bool]:
     _check_protocol(
         settings.store,
         "store",
-        ("load_preference", "save_preference", "load_identity", "save_identity", "forget"),
+        ("load_preference", "save_preference", "load_identity", "save_identity", "forget", "aclose"),
     )
     store: Store = settings.store
     if _tells(store):
@@ -547,14 +547,14 @@ def _make_store(settings: Settings, clock: Clock) -> tuple[Store, bool]:
 def _check_watched(store: WatchedStore) -> None:
     """Refuse a store that tells of changes and not whose they are: one's own would pass for somebody else's."""
     _check_protocol(store, "store", ("digest",))
-    for method in (store.save_preference, store.forget):
-        parameters = inspect.signature(method).parameters.values()
+    for name in ("save_preference", "forget"):
+        parameters = inspect.signature(getattr(store, name)).parameters.values()
         if not any(
             parameter.name == "by" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
         ):
             raise ConfigurationError(
-                f"store: {method.__name__}() of {type(store).__name__} must take the keyword by, since there is a watch(): "
-                "who makes a change is told with it; see WatchedStore in the docs.",
+                f"store: {name}() of {type(store).__name__} must take the keyword by, since there is a watch(): "
+                "hand it back as Change.by, so that an instance knows its own changes; see WatchedStore in the docs.",
                 option="store",
             )
 

@@ -144,7 +144,13 @@ class PreferenceKeeper:
                 was called before it is never sent. None: nobody knows.
         """
         self._hear_of_refusals(preference)
-        if ticket != self._ticket or not self.is_settled:
+        if ticket != self._ticket:
+            return
+        if (
+            not self.is_settled
+        ):  # what is owed takes the place of what the store says, but does not undo a refusal
+            if refused is not False and self._gate.purposes == "pending":
+                self._gate.forget()
             return
         if preference is not None and self.knows(preference):
             if self._gate.purposes == "pending":  # it was in doubt, or has expired
@@ -170,8 +176,12 @@ class PreferenceKeeper:
             self.consents_since = max(self.consents_since, preference.consents_since)
 
     def knows(self, preference: Preference) -> bool:
-        """Return whether it is the choice that is known here already: news of one's own choices come back too."""
-        return preference.chosen_at == self.chosen_at
+        """Return whether it is the choice that is known here already: news of one's own choices come back too.
+
+        By its time alone it could not be told: a refusal that a yes has overtaken is kept first, with the time of the yes.
+        """
+        refused = self._refused_until > 0
+        return (preference.chosen_at, preference.purposes == "none") == (self.chosen_at, refused)
 
     def _was_refused(self, preference: Preference | None, *, refused: bool | None) -> bool:
         """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
@@ -191,7 +201,7 @@ class PreferenceKeeper:
         if preference.purposes == "none":
             self._refused_until = preference.expires_at
         else:
-            self._written_until = preference.expires_at
+            self._written_until, self._refused_until = preference.expires_at, 0.0
         # Where nobody is asked, nobody is asked again when a yes expires.
         lasts = preference.purposes == "all" and not self._asked
         self._gate.choose(preference.purposes, until=inf if lasts else preference.expires_at)

@@ -204,9 +204,9 @@ class VisitorState:
         self.keeper.in_doubt = False
         epoch, known = self.gate.epoch, self.knows_choice
         self.knows_choice = True
-        if refused is True and preference is not None and self.keeper.knows(preference):
+        if refused is True and preference is not None:
             self._refuse_what_came_before()
-        elif preference is not None and not self.keeper.knows(preference):
+        if preference is not None and not self.keeper.knows(preference):
             self._consents_since = self._last_called
         self.keeper.take(preference, ticket, refused=refused)
         self.keeper.end_doubt()
@@ -214,7 +214,7 @@ class VisitorState:
             self._recall()
 
     def _refuse_what_came_before(self) -> None:
-        """Refuse what was called before the yes that holds: there was a refusal before that yes, heard only now."""
+        """Refuse what was called before the yes that held: there was a refusal, before that yes or after it, heard only now."""
         waiting = self._courier.open_commands() if self.released else ()
         for command in (*self.open_commands(), *waiting):
             if command.visitor is self and command.order <= self._consents_since:

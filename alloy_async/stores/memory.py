@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ class MemoryStore:
         self._identities: dict[VisitorKey, StoredIdentity] = {}
         self._listeners: list[tuple[asyncio.AbstractEventLoop, Heard]] = []
         self._epoch = 0
+        self._turn = threading.Lock()  # event loops of other threads come too
 
     async def load_preference(self, key: VisitorKey) -> Preference | None:
         """Return the visitor's choice, or None."""
@@ -27,15 +29,16 @@ class MemoryStore:
 
     async def save_preference(self, key: VisitorKey, preference: Preference, *, by: str = "") -> None:
         """Keep a choice; a refusal erases the identity."""
-        kept = self._preferences.get(key)
-        epoch = self._epoch if kept is None else kept.epoch
-        if preference.purposes == "none":
-            self._identities.pop(key, None)
-            self._epoch += 1
-            epoch = self._epoch
-        since = consents_since(kept, preference)
-        self._preferences[key] = replace(preference, epoch=epoch, consents_since=since)
-        self._tell(Change(visitor_digest(key), preference.purposes == "none", by))
+        with self._turn:
+            kept = self._preferences.get(key)
+            epoch = self._epoch if kept is None else kept.epoch
+            if preference.purposes == "none":
+                self._identities.pop(key, None)
+                self._epoch += 1
+                epoch = self._epoch
+            since = consents_since(kept, preference)
+            self._preferences[key] = replace(preference, epoch=epoch, consents_since=since)
+            self._tell(Change(visitor_digest(key), preference.purposes == "none", by))
 
     async def load_identity(self, key: VisitorKey) -> StoredIdentity | None:
         """Return the visitor's identity, or None."""
@@ -44,24 +47,31 @@ class MemoryStore:
 
     async def save_identity(self, key: VisitorKey, identity: StoredIdentity) -> None:
         """Keep an identity, unless a refusal is kept."""
-        kept = self._preferences.get(key)
-        if kept is None or kept.purposes != "none":
-            self._identities[key] = identity.copy()
+        with self._turn:
+            kept = self._preferences.get(key)
+            if kept is None or kept.purposes != "none":
+                self._identities[key] = identity.copy()
 
     async def forget(self, key: VisitorKey, *, by: str = "") -> None:
         """Erase the visitor's choice and identity."""
-        self._preferences.pop(key, None)
-        self._identities.pop(key, None)
-        self._epoch += 1
-        self._tell(Change(visitor_digest(key), refused=True, by=by))
+        with self._turn:
+            self._preferences.pop(key, None)
+            self._identities.pop(key, None)
+            self._epoch += 1
+            self._tell(Change(visitor_digest(key), refused=True, by=by))
 
     def watch(self, heard: Heard) -> None:
         """Begin to tell of changes, in the event loop that runs; see ``WatchedStore``. They come with its next turn.
 
         Args:
-            heard: called in that loop with what was saved or forgotten; never with None.
+            heard: called in that loop with what was saved or forgotten. Called with None at first where others listen: they
+                may have changed something since it was read.
         """
-        self._listeners.append((asyncio.get_running_loop(), heard))
+        loop = asyncio.get_running_loop()
+        with self._turn:
+            if self._listeners:
+                loop.call_soon(tell, [heard], None)
+            self._listeners.append((loop, heard))
 
     @staticmethod
     def digest(key: VisitorKey) -> str:

@@ -340,6 +340,8 @@ async def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path, versio
     assert (kept.purposes, kept.consents_since) == ("none", 0.0 if version < 3 else NOW)
     await keep(tmp_path, "all")
     assert (await look(tmp_path)).consents_since == NOW
+    with closing(sqlite3.connect(path)) as connection:
+        assert not connection.execute("SELECT * FROM sqlite_master WHERE name = 'news'").fetchall()
 
 
 # What it makes of damage

@@ -10,7 +10,8 @@ import pytest
 from common import settle
 
 from alloy_async import Alloy, ConfigurationError, ConsentDeclined
-from alloy_async.stores import Change, MemoryStore, Preference, SQLiteStore, VisitorKey
+from alloy_async.stores import Change, MemoryStore, Preference, SQLiteStore, VisitorKey, memory
+from alloy_async.stores.base import consents_since
 from alloy_async.testing import StoreConformance
 
 
@@ -117,7 +118,8 @@ async def test_a_store_in_memory_tells_other_event_loops(store):
     async def listen(heard):
         store.watch(heard.put)
         said.put(None)
-        await asyncio.to_thread(heard.get, timeout=60)
+        while await asyncio.to_thread(heard.get, timeout=60) is None:
+            pass  # others listen, and may have changed something before
 
     ended, heard = queue.Queue(), queue.Queue()
     for changes in (ended, heard):
@@ -125,7 +127,7 @@ async def test_a_store_in_memory_tells_other_event_loops(store):
         thread.start()
         said.get(timeout=60)
         if changes is ended:
-            changes.put(None)
+            changes.put([])
             thread.join(timeout=60)
     own = []
     store.watch(own.append)
@@ -133,8 +135,59 @@ async def test_a_store_in_memory_tells_other_event_loops(store):
     thread.join(timeout=60)
     await settle()
     assert not thread.is_alive()
-    assert own == [[Change(store.digest(key), refused=True, by="me")]]
+    assert own == [None, [Change(store.digest(key), refused=True, by="me")]]
     assert ended.empty()
+
+
+async def test_a_choice_made_while_another_instance_starts_holds_there(options):
+    """It has read what there was before, and does not hear yet."""
+
+    class SlowToRead(MemoryStore):
+        reading = None
+
+        async def load_preference(self, key):
+            preference = await super().load_preference(key)
+            if self.reading is not None:
+                await self.reading
+            return preference
+
+    slow = options["store"] = SlowToRead()
+    async with Alloy() as one, Alloy() as other:
+        await one.configure(**options)
+        await one.opt_in(purposes="all")
+        await settle()
+        slow.reading = asyncio.get_running_loop().create_future()
+        starting = other.configure(**options)
+        await settle()
+        await one.opt_in(purposes="none")
+        slow.reading.set_result(None)
+        await starting
+        await settle()
+        refused = other.event(type="refused")
+        await settle()
+        assert isinstance(refused.exception(), ConsentDeclined)
+
+
+@pytest.mark.parametrize("first", ["all", "none"])
+async def test_threads_take_turns_to_change_a_store_in_memory(store, first, monkeypatch):
+    """A refusal that comes while a yes is being saved is kept after it, not overwritten by it."""
+    key = VisitorKey("org", "datastream", "anne")
+    other = threading.Thread(
+        target=asyncio.run, args=[store.save_preference(key, Preference("none", 2.0, 9.0))]
+    )
+
+    def interrupted(kept, chosen):
+        monkeypatch.undo()
+        other.start()
+        other.join(timeout=0.1)  # it is done by then, where nothing holds it back
+        return consents_since(kept, chosen)
+
+    await store.save_preference(key, Preference(first, 0.5, 9.0))
+    monkeypatch.setattr(memory, "consents_since", interrupted)
+    await store.save_preference(key, Preference("all", 1.0, 9.0))
+    await asyncio.to_thread(other.join, 60)
+    kept = await store.load_preference(key)
+    assert (kept.purposes, kept.epoch) == ("none", 1 if first == "all" else 2)
 
 
 @pytest.mark.parametrize("method", ["save_preference", "forget"])
@@ -158,15 +211,16 @@ async def test_a_store_that_tells_must_take_who_says_it(options, method):
         await alloy.configure(**options | {"store": MemoryStore()})
 
 
-async def test_a_store_that_tells_must_name_visitors(options):
-    """It has nothing to tell of without."""
-    nameless = MemoryStore()
-    nameless.digest = None
+@pytest.mark.parametrize("method", ["digest", "aclose"])
+async def test_what_a_store_lacks_is_named(options, method):
+    """One that tells has nothing to tell of without the names of visitors."""
+    lacking = MemoryStore()
+    setattr(lacking, method, None)
     async with Alloy() as alloy:
         with pytest.raises(
-            ConfigurationError, match=r"^store: an object of type MemoryStore has no digest\(\)"
+            ConfigurationError, match=rf"^store: an object of type MemoryStore has no {method}\(\)"
         ):
-            await alloy.configure(**options | {"store": nameless})
+            await alloy.configure(**options | {"store": lacking})
 
 
 def test_suite_needs_no_pytest():

@@ -71,6 +71,11 @@ class SlowStore(WatchedStore):
         if written is not None:
             await written
 
+    async def forget(self, key, *, by=""):
+        if self.full:
+            raise OSError
+        await super().forget(key, by=by)
+
     async def save_identity(self, key, identity):
         if self.hangs:
             await asyncio.get_running_loop().create_future()
@@ -998,6 +1003,96 @@ async def test_customer_ids_that_wait_behind_an_event_go_with_a_refusal_elsewher
     assert "CRMID" not in edge.events[-1]["xdm"]["identityMap"]
 
 
+async def test_a_refusal_that_is_read_before_its_yes_is_not_that_yes(two, store, edge):
+    """Of choices that overlap the refusal is kept first, as if it had been said with the yes: both bear one time."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    await settle()
+    written = store.written = asyncio.get_running_loop().create_future()
+    choices = [there.visitor("anne").opt_in(purposes=purposes) for purposes in ("none", "all")]
+    await settle()
+    assert visitor.purposes == "none"
+    written.set_result(None)
+    await asyncio.gather(*choices)
+    await settle()
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
+
+
+async def test_a_refusal_that_somebody_else_has_lifted_does_not_come_back(two, store, edge, clock):
+    """A later yes here cannot be saved; there is no refusal any more that would stand."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="none")
+    clock.advance(1)
+    await there.visitor("anne").opt_in(purposes="all")
+    await settle()
+    store.full = True
+    with pytest.raises(ConsentStoreError):
+        await visitor.opt_in(purposes="all")
+    assert visitor.purposes != "none"
+    store.full = False
+    await visitor.opt_in(purposes="all")
+
+
+async def test_a_refusal_before_a_yes_that_was_read_counts_though_a_newer_yes_is_kept(
+    start, store, edge, clock
+):
+    """The yes was read before the refusal was heard, and until then somebody has said yes once more."""
+    here, there = await start(transport=edge, max_in_flight=1), await start(transport=RecordingEdge())
+    edge.hold()
+    await here.visitor("bert").opt_in(purposes="all")
+    on_the_wire = here.visitor("bert").event(type="on the wire")
+    visitor = here.visitor("anne")
+    event = visitor.event(type="before the refusal")
+    await settle()
+    store.hold()
+    for purposes in ("none", "all"):
+        clock.advance(1)
+        await there.visitor("anne").opt_in(purposes=purposes)
+    store.tell(Change("anne", refused=False))
+    await settle()
+    assert visitor.purposes == "all"
+    clock.advance(1)
+    await there.visitor("anne").opt_in(purposes="all")
+    store.let_go()
+    await settle()
+    edge.release()
+    await on_the_wire
+    with pytest.raises(ConsentDeclined):
+        await event
+    await visitor.event(type="after")
+    assert edge.event_types == ["on the wire", "after"]
+
+
+@pytest.mark.parametrize("missed", [False, True])
+async def test_a_refusal_elsewhere_counts_while_a_forgetting_cannot_be_saved(two, store, edge, missed):
+    """What was called after the forgetting here and before the refusal there is not sent, whatever is said later."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    await settle()
+    store.full = True
+    with pytest.raises(ConsentStoreError):
+        await visitor.forget()
+    event = visitor.event(type="before the refusal")
+    store.full = False
+    store.hold()
+    await there.visitor("anne").opt_in(purposes="none")
+    if missed:
+        store.held = None
+        store.tell()
+    else:
+        store.let_go()
+    await settle()
+    await visitor.opt_in(purposes="all")
+    with pytest.raises(ConsentDeclined):
+        await event
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
+
+
 # One's own choices, heard back
 
 
@@ -1050,3 +1145,39 @@ async def test_a_refusal_that_was_written_twice_is_ones_own_twice(two, store, ed
     edge.release()
     await asyncio.wait(events)
     assert [event.exception() for event in events] == [None, None]
+
+
+async def test_a_yes_whose_answer_was_lost_holds_once_it_is_heard(two, store, edge, clock):
+    """It is kept, and everybody else goes by it; only who said it was told that it could not be saved."""
+    here, there = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="none")
+    await settle()
+    clock.advance(1)
+    written = store.written = asyncio.get_running_loop().create_future()
+    store.hold()
+    choice = visitor.opt_in(purposes="all")
+    await settle()
+    written.set_exception(OSError())
+    with pytest.raises(ConsentStoreError):
+        await choice
+    assert (visitor.purposes, await there.visitor("anne").get_purposes()) == ("none", "all")
+    store.let_go()
+    await settle()
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
+
+
+async def test_ones_own_forgetting_heard_late_refuses_nothing(two, store, edge):
+    """What was called after it waits for the next choice."""
+    here, _ = two
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    store.hold()
+    await visitor.forget()
+    event = visitor.event(type="after")
+    store.let_go()
+    await settle()
+    await visitor.opt_in(purposes="all")
+    await event
+    assert edge.event_types == ["after"]
