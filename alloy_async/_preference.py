@@ -183,6 +183,12 @@ class PreferenceKeeper:
         refused = self._refused_until > 0
         return (preference.chosen_at, preference.purposes == "none") == (self.chosen_at, refused)
 
+    def replaced_a_refusal(self, preference: Preference) -> bool:
+        """Return whether a yes that is known here took the place of a refusal of which nobody has told."""
+        since = preference.consents_since
+        is_first = since >= preference.chosen_at and since > self.consents_since
+        return is_first and preference.purposes == "all" and self.knows(preference)
+
     def _was_refused(self, preference: Preference | None, *, refused: bool | None) -> bool:
         """Return whether what was called before may not be sent, as far as it can be told; in doubt it may not."""
         if preference is None:  # forgotten, where one was known that has not run out
@@ -344,6 +350,8 @@ class PreferenceKeeper:
         self._epoch = None  # the store has given the choice another one
         if wish == "all":
             self.chosen_at = self._said_at
+            if self._refused_until:
+                self.consents_since = self._said_at  # as the store has it
             self._refused_until = 0.0
             if not self.in_doubt:
                 self._gate.choose("all", until=self._written_until)

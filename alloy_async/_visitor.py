@@ -204,6 +204,8 @@ class VisitorState:
         self.keeper.in_doubt = False
         epoch, known = self.gate.epoch, self.knows_choice
         self.knows_choice = True
+        if preference is not None and self.keeper.replaced_a_refusal(preference):
+            refused = True
         if refused is True and preference is not None:
             self._refuse_what_came_before()
         if preference is not None and not self.keeper.knows(preference):

@@ -1181,3 +1181,42 @@ async def test_ones_own_forgetting_heard_late_refuses_nothing(two, store, edge):
     await visitor.opt_in(purposes="all")
     await event
     assert edge.event_types == ["after"]
+
+
+async def test_a_refusal_of_which_no_news_came_shows_in_the_yes_that_replaced_it(start, store, edge, clock):
+    """What was called before one's own yes is refused, although it is the yes that is known here."""
+    here, there = await start(transport=edge, max_in_flight=1), await start(transport=RecordingEdge())
+    visitor = here.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    edge.hold()
+    events = [visitor.event(type="on the wire")]
+    await settle()
+    events.append(visitor.event(type="waits"))
+    store.hold()
+    clock.advance(1)
+    await there.visitor("anne").opt_in(purposes="none")
+    clock.advance(1)
+    await visitor.opt_in(purposes="all")
+    events.append(visitor.event(type="after"))
+    store.held = None  # lost
+    store.tell()
+    await settle()
+    edge.release()
+    with pytest.raises(ConsentDeclined):
+        await events[1]
+    await events[2]
+    assert edge.event_types == ["on the wire", "after"]
+
+
+async def test_ones_own_refusal_shows_in_the_yes_that_replaced_it_and_is_known(start, store, edge, clock):
+    """Nobody else has refused: the identity of after the yes stays."""
+    visitor = (await start(transport=edge)).visitor("anne")
+    store.hold()
+    for purposes in ("none", "all"):
+        await visitor.opt_in(purposes=purposes)
+        clock.advance(1)
+    await visitor.event(type="after")
+    fpid = visitor.fpid
+    store.let_go()
+    await settle()
+    assert visitor.fpid == fpid
