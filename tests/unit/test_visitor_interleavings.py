@@ -1211,6 +1211,7 @@ async def test_a_refusal_of_which_no_news_came_shows_in_the_yes_that_replaced_it
 async def test_ones_own_refusal_shows_in_the_yes_that_replaced_it_and_is_known(start, store, edge, clock):
     """Nobody else has refused: the identity of after the yes stays."""
     visitor = (await start(transport=edge)).visitor("anne")
+    await visitor.get_purposes()
     store.hold()
     for purposes in ("none", "all"):
         await visitor.opt_in(purposes=purposes)
