@@ -17,13 +17,14 @@ from functools import cache
 from itertools import chain, count, islice
 from typing import NamedTuple
 
-from .._database import Transaction, Unsafe, upgrade
+from .._database import Transaction, upgrade
 from .._process import identify, is_dead
 from ..stores.base import visitor_digest
 from ._admission import Admission, Room, admit, cut
 from .base import LEASE, Changes, Claimed, OutboxEvent, Row, Shelf, Stored, VisitorKey
 
 __all__ = [
+    "TABLES",
     "Swept",
     "Worker",
     "abandoned",
@@ -68,7 +69,8 @@ CREATE TABLE event (
 CREATE INDEX event_owner ON event (owner, digest)
 """
 
-_TABLES = {"state", "worker", "refusal", "refusal_epoch", "event", "event_owner"}
+TABLES = frozenset({"state", "worker", "refusal", "refusal_epoch", "event", "event_owner"})
+"""By these the file is known for an outbox, and for a whole one."""
 
 _LEFT = 0.0
 """The lease of a worker that has gone and will not come back."""
@@ -135,26 +137,16 @@ def prepare(connection: sqlite3.Connection) -> None:
 
     Raises:
         sqlite3.DatabaseError: it is damaged.
-        Unsafe: it is not ours to use.
+        Unsafe: a newer version of the library wrote it.
     """
     if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
         raise sqlite3.DatabaseError("the file is malformed")
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         raise sqlite3.OperationalError("no write-ahead log can be kept there; is it a disk of this machine?")
-    _refuse_foreign(connection)
     upgrade(connection, _SCHEMA, SCHEMA_VERSION)
     names = _names(connection)
-    if not names >= _TABLES or connection.execute("SELECT count(*) FROM state").fetchone() != (1,):
+    if not names >= TABLES or connection.execute("SELECT count(*) FROM state").fetchone() != (1,):
         raise sqlite3.DatabaseError("the file is malformed, tables are missing")
-
-
-def _refuse_foreign(connection: sqlite3.Connection) -> None:
-    """Leave a database alone that another program has made."""
-    names = _names(
-        connection
-    )  # first, since another process may make the tables, and the version with them, just now
-    if names and connection.execute("PRAGMA user_version").fetchone() == (0,):
-        raise Unsafe("it is the database of another program; choose another file.")
 
 
 def _names(connection: sqlite3.Connection) -> set[str]:

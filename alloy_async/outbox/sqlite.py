@@ -52,7 +52,7 @@ class SQLiteOutbox:
         self.path: Path = Path(path)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._bounds = Room(max_events, max_bytes)
-        self._database = Database(self.path, _tables.prepare, WRITE_AHEAD_LOG)
+        self._database = Database(self.path, _tables.prepare, WRITE_AHEAD_LOG, tables=_tables.TABLES)
         self._seat: Seat | None = None
         self._sweeper = Sweeper(self._database, self._clock)
 

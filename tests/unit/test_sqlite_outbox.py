@@ -497,16 +497,41 @@ async def test_newer_file_is_left_alone(path, make, outbox, caplog):
     assert names(path) == [path.name]
 
 
-async def test_database_of_another_program_is_left_alone(path, make):
-    """A database that is not an outbox is refused, and gets no tables of ours."""
+@posix
+@pytest.mark.parametrize("version", [0, _tables.SCHEMA_VERSION, _tables.SCHEMA_VERSION + 1])
+async def test_database_of_another_program_is_left_alone(path, make, version):
+    """One that is not an outbox is refused, whatever it counts as its version; no byte of it changes, nor its mode."""
     path.parent.mkdir(mode=0o700)
-    path.touch(mode=0o600)
     with connect(path) as other:
         other.execute("CREATE TABLE theirs (x)")
-    with pytest.raises(OutboxError, match=r"another program"):
-        await make().open()
-    with connect(path) as other:
-        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+        other.execute(f"PRAGMA user_version = {version}")
+    path.chmod(0o644)
+    before = path.read_bytes()
+    for use in (SQLiteOutbox.open, SQLiteOutbox.shelf):
+        with pytest.raises(OutboxError, match=r"another program"):
+            await use(make())
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (before, 0o644)
+    assert names(path) == [path.name]
+
+
+@posix
+async def test_a_file_that_is_no_database_keeps_its_mode_when_looked_at(path, make):
+    """Looking at what was named by mistake changes nothing of it."""
+    path.parent.mkdir(mode=0o700)
+    path.write_text("127.0.0.1 localhost\n" * 99)
+    path.chmod(0o644)
+    with pytest.raises(OutboxError, match=r"not a database"):
+        await make().shelf()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@posix
+async def test_wide_file_is_made_private(path, make, outbox):
+    """A file that others may read is tightened when it is opened, with its log."""
+    await outbox.aclose()
+    path.chmod(0o666)
+    await make().open()
+    assert {part.stat().st_mode & 0o777 for part in path.parent.iterdir()} == {0o600}
 
 
 @posix
