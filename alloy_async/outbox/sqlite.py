@@ -125,7 +125,8 @@ class SQLiteOutbox:
 
     async def erase(self, visitor: VisitorKey) -> int:
         """Erase a visitor's events, of whatever worker, start an epoch, and return it."""
-        epoch = await self._look("erase", lambda file: _tables.erase(file, visitor), 0)
+        rewritten = self._sweeper.rewritten
+        epoch = await self._look("erase", lambda file: _tables.erase(file, visitor, rewritten), 0)
         await self._sweeper.sweep()
         return epoch
 

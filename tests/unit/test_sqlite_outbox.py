@@ -342,12 +342,50 @@ async def test_erasing_during_a_sweep_is_swept_too(path, outbox):
     assert (await outbox.shelf()).erasing is True
 
 
+async def test_delivered_events_are_not_in_the_files_after_a_refusal(path, outbox):
+    """Events that were delivered leave copies too, in the log and elsewhere; a refusal takes them along."""
+    epoch = await fill(outbox)
+    delivered = [row.key for row in await outbox.rows(1_000) if row.visitor == ANNE]
+    await outbox.write([], delivered, epoch=epoch)
+    assert found(path, SECRET)
+    await outbox.erase(ANNE)
+    assert (found(path, SECRET), found(path, ANNE.visitor.encode())) == ([], [])
+
+
+async def test_events_that_were_swept_past_are_not_in_the_files_after_a_refusal(path, outbox):
+    """Sweeping for somebody else leaves rows where they were, and these leave copies when they are delivered later."""
+    epoch = await fill(outbox)
+    await outbox.erase(BERT)
+    await outbox.write([], [row.key for row in await outbox.rows(1_000)], epoch=epoch)
+    assert found(path, SECRET)
+    await outbox.erase(ANNE)
+    assert found(path, SECRET) == []
+
+
 async def test_erasing_nothing_rewrites_nothing(outbox):
-    """Where a visitor has no events the file is not rewritten."""
-    await fill(outbox)
+    """Where a visitor has no events, and none came or went since the file was rewritten, it is left as it is."""
+    nobody = ANNE._replace(visitor="nobody")
+    await outbox.open()
     with traced(outbox) as statements:
-        await outbox.erase(ANNE._replace(visitor="nobody"))
-    assert "VACUUM" not in statements
+        await outbox.erase(nobody)
+    await fill(outbox)
+    await outbox.erase(ANNE)
+    with traced(outbox) as more:
+        await outbox.erase(nobody)
+    assert "VACUUM" not in [*statements, *more]
+
+
+async def test_nothing_is_known_of_a_file_that_is_opened_again(path, outbox):
+    """What was swept before says nothing of a file that has been put in its place, though it looks the same."""
+    for _ in range(2):
+        epoch = await outbox.open()
+        stored = await outbox.write([event(ANNE, SECRET)], [], epoch=epoch)
+        await outbox.write([], stored.keys, epoch=epoch)
+        assert found(path, SECRET)
+        await outbox.erase(ANNE)
+        assert found(path, SECRET) == []
+        await outbox.aclose()
+        path.unlink()
 
 
 async def test_erasures_at_once_share_one_sweep(path, outbox):
