@@ -564,6 +564,17 @@ async def test_a_file_that_is_no_database_keeps_its_mode_when_looked_at(path, ma
 
 
 @posix
+async def test_wide_damaged_file_is_set_aside_in_private(path, make):
+    """What is set aside may hold events: others may not read it, even if they could before."""
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"damaged" * 2_000)
+    path.chmod(0o644)
+    await make().open()
+    (aside,) = path.parent.glob("*.damaged-*")
+    assert aside.stat().st_mode & 0o777 == 0o600
+
+
+@posix
 async def test_wide_file_is_made_private(path, make, outbox):
     """A file that others may read is tightened when it is opened, with its log."""
     await outbox.aclose()
