@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import weakref
@@ -279,13 +280,17 @@ class Alloy(PersonalCommands):
         Cancelling the caller does not stop it. A second call waits for the first.
 
         Args:
-            grace: seconds to wait for what is under way.
+            grace: seconds to wait for what is under way; 0 or less: nothing is waited for.
 
         Returns:
             The final books; nothing is open in them.
+
+        Raises:
+            InvalidCommand: the grace is no number, or another event loop runs; the instance stays open.
         """
         if self._closing is None:
             self._home.check("aclose")
+            _check_grace(grace)
             self._closing = asyncio.get_running_loop().create_task(self._close(grace), name="alloy-close")
         await asyncio.shield(self._closing)
         return self.statistics()
@@ -416,3 +421,9 @@ class Alloy(PersonalCommands):
             self._starting.reject(AlloyClosed("configure"))
         await cancel_all(self._asking)
         self._failures.flush()
+
+
+def _check_grace(grace: object) -> None:
+    """Refuse what no timer can count: not a number would also keep every other timer of the loop from ringing."""
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or math.isnan(grace):
+        raise InvalidCommand("aclose", "must be a number of seconds.", path="grace")

@@ -89,6 +89,7 @@ class _File(NamedTuple):
     path: Path
     prepare: Callable[[sqlite3.Connection], None]
     pragmas: Sequence[str]
+    tables: frozenset[str]
 
 
 class Guarded:
@@ -121,6 +122,8 @@ class Database:
         path: the file; made with mode 0600, its folder with 0700, when the first job runs.
         prepare: brings a fresh or older file to the present schema; called after each connect.
         pragmas: how the file is kept.
+        tables: names of which a file of ours has at least one; a database without any is another program's, and
+            nothing of it is changed.
     """
 
     def __init__(
@@ -128,9 +131,11 @@ class Database:
         path: Path,
         prepare: Callable[[sqlite3.Connection], None],
         pragmas: Sequence[str] = ROLLBACK_JOURNAL,
+        *,
+        tables: frozenset[str],
     ) -> None:
         self.path = path
-        self._file = _File(path, prepare, pragmas)
+        self._file = _File(path, prepare, pragmas, tables)
         self._jobs: SimpleQueue[_Job | _End] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process = 0
@@ -240,6 +245,8 @@ def _connect(file: _File, *, create: bool) -> sqlite3.Connection:
         file.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
     )
     try:
+        _refuse_foreign(connection, file.tables)
+        _make_private(file.path)
         for pragma in file.pragmas:
             _execute_patiently(connection, pragma)
         file.prepare(connection)
@@ -249,8 +256,25 @@ def _connect(file: _File, *, create: bool) -> sqlite3.Connection:
     return connection
 
 
-def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
-    """Execute a statement, and again while somebody else holds the file.
+def _refuse_foreign(connection: sqlite3.Connection, tables: frozenset[str]) -> None:
+    """Leave a database alone that another program has made.
+
+    Args:
+        connection: to the file.
+        tables: see ``Database``.
+
+    Raises:
+        sqlite3.DatabaseError: it is no database, or a damaged one.
+        Unsafe: it is a database, and not ours.
+    """
+    # First, since another process may make the tables, and the version with them, just now.
+    names = {name for (name,) in _execute_patiently(connection, "SELECT name FROM sqlite_master")}
+    if names and (names.isdisjoint(tables) or _version(connection) == 0):
+        raise Unsafe("it is the database of another program; choose another file.")
+
+
+def _execute_patiently(connection: sqlite3.Connection, statement: str) -> list[Any]:
+    """Execute a statement, and again while somebody else holds the file; return what it returns.
 
     SQLite's own patience does not reach as far as the change to a write-ahead log: of several processes that open a new
     file at once, all but one are told at once that it is locked.
@@ -258,13 +282,11 @@ def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
-            connection.execute(statement)
+            return connection.execute(statement).fetchall()
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)  # on the file's own thread
-        else:
-            return
 
 
 def _post(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
@@ -329,8 +351,18 @@ def _check_file(path: Path) -> None:
         raise Unsafe("it is not a regular file (a link, a folder?); remove it, or choose another state_dir.")
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         raise Unsafe(f"it belongs to user {status.st_uid}; run as that user, or choose another state_dir.")
-    if status.st_mode & 0o077:
-        path.chmod(0o600)
+
+
+def _make_private(path: Path) -> None:
+    """Take a file away from others, and with it what SQLite made beside it with the same mode when it was read.
+
+    Only once it is known to be ours: a file that was named by mistake keeps its mode.
+    """
+    for part in ("", "-wal", "-shm"):
+        one = path.with_name(path.name + part)
+        with contextlib.suppress(FileNotFoundError):
+            if one.stat().st_mode & 0o077:
+                one.chmod(0o600)
 
 
 def _create(path: Path) -> None:

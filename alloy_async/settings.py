@@ -273,7 +273,10 @@ class Settings(BaseModel):
         description="Host that hands out access tokens, with optional port; https, or http on loopback.",
     )
     proxy: str | None = Field(
-        None, strict=True, description="URL of an HTTP proxy; default: HTTPS_PROXY and friends."
+        None,
+        strict=True,
+        repr=False,  # it may hold a password
+        description="URL of an HTTP proxy; default: HTTPS_PROXY and friends.",
     )
     ca_bundle: UsablePath | None = Field(
         None, description="File with the certificates to trust; default: SSL_CERT_FILE, then certifi."

@@ -25,7 +25,7 @@ _logger = logging.getLogger("alloy_async")
 
 
 def set_aside(path: Path, check: Callable[[sqlite3.Connection], None], now: float) -> None:
-    """Rename a damaged file, with its log, to a name that says when; never over another one.
+    """Rename a damaged file, with its log, to a name that says when; never over another one. It stays private.
 
     Args:
         path: the file.
@@ -39,7 +39,7 @@ def set_aside(path: Path, check: Callable[[sqlite3.Connection], None], now: floa
         for part in _PARTS:
             # Not there, or removed at this moment by whoever closes the file last.
             with suppress(FileNotFoundError):
-                path.with_name(path.name + part).rename(target.with_name(target.name + part))
+                path.with_name(path.name + part).rename(target.with_name(target.name + part)).chmod(0o600)
     _logger.error("%s is damaged; it was set aside as %s, and a fresh outbox was begun", path, target)
 
 

@@ -8,7 +8,7 @@ import sqlite3
 
 from .._clock import Cancellable, Clock
 from .._database import Database
-from ._tables import sweep
+from ._tables import NEVER, Rewritten, sweep
 
 __all__ = ["Sweeper"]
 
@@ -29,12 +29,15 @@ class Sweeper:
     Args:
         database: the file.
         clock: where time comes from.
+
+    Attributes:
+        rewritten: when it has rewritten the file.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._rewritten = 0
+        self.rewritten: Rewritten = NEVER
         self._delay = _SOONEST
         self._rests_until = clock.monotonic()
         self._unswept = False
@@ -43,8 +46,9 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Begin again after ``aclose``."""
+        """Begin again after ``aclose``, perhaps with another file."""
         self._closed = False
+        self.rewritten = NEVER
 
     async def sweep(self) -> None:
         """Sweep what was erased; where that has to wait, arrange for it."""
@@ -74,7 +78,7 @@ class Sweeper:
         """Sweep, and return whether nothing is left to do."""
         started = self._clock.monotonic()
         try:
-            swept = await self._database.run(lambda file: sweep(file, self._rewritten), create=False)
+            swept = await self._database.run(lambda file: sweep(file, self.rewritten), create=False)
         except FileNotFoundError:
             self._unswept = False
             return True
@@ -86,7 +90,7 @@ class Sweeper:
             self._rests_until = ended + _REST * (ended - started)
         if swept.problem:
             _logger.info("%s: erased, and to be overwritten later: %s", self._database.path, swept.problem)
-        self._rewritten = swept.rewritten
+        self.rewritten = swept.rewritten
         self._unswept = not swept.done
         return swept.done
 

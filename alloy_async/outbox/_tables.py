@@ -17,13 +17,16 @@ from functools import cache
 from itertools import chain, count, islice
 from typing import NamedTuple
 
-from .._database import Transaction, Unsafe, upgrade
+from .._database import Transaction, upgrade
 from .._process import identify, is_dead
 from ..stores.base import visitor_digest
 from ._admission import Admission, Room, admit, cut
 from .base import LEASE, Changes, Claimed, OutboxEvent, Row, Shelf, Stored, VisitorKey
 
 __all__ = [
+    "NEVER",
+    "TABLES",
+    "Rewritten",
     "Swept",
     "Worker",
     "abandoned",
@@ -68,7 +71,8 @@ CREATE TABLE event (
 CREATE INDEX event_owner ON event (owner, digest)
 """
 
-_TABLES = {"state", "worker", "refusal", "refusal_epoch", "event", "event_owner"}
+TABLES = frozenset({"state", "worker", "refusal", "refusal_epoch", "event", "event_owner"})
+"""By these the file is known for an outbox, and for a whole one."""
 
 _LEFT = 0.0
 """The lease of a worker that has gone and will not come back."""
@@ -135,26 +139,16 @@ def prepare(connection: sqlite3.Connection) -> None:
 
     Raises:
         sqlite3.DatabaseError: it is damaged.
-        Unsafe: it is not ours to use.
+        Unsafe: a newer version of the library wrote it.
     """
     if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
         raise sqlite3.DatabaseError("the file is malformed")
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         raise sqlite3.OperationalError("no write-ahead log can be kept there; is it a disk of this machine?")
-    _refuse_foreign(connection)
     upgrade(connection, _SCHEMA, SCHEMA_VERSION)
     names = _names(connection)
-    if not names >= _TABLES or connection.execute("SELECT count(*) FROM state").fetchone() != (1,):
+    if not names >= TABLES or connection.execute("SELECT count(*) FROM state").fetchone() != (1,):
         raise sqlite3.DatabaseError("the file is malformed, tables are missing")
-
-
-def _refuse_foreign(connection: sqlite3.Connection) -> None:
-    """Leave a database alone that another program has made."""
-    names = _names(
-        connection
-    )  # first, since another process may make the tables, and the version with them, just now
-    if names and connection.execute("PRAGMA user_version").fetchone() == (0,):
-        raise Unsafe("it is the database of another program; choose another file.")
 
 
 def _names(connection: sqlite3.Connection) -> set[str]:
@@ -165,6 +159,40 @@ def _state(connection: sqlite3.Connection) -> tuple[int, int, int]:
     """Return epoch, next key, and the epoch of the last erasing that may still be readable."""
     epoch, next_key, unswept = connection.execute("SELECT epoch, next_key, unswept FROM state").fetchone()
     return epoch, next_key, unswept
+
+
+class Contents(NamedTuple):
+    """What there is in a file; the same once more when nothing came or went, since no key is given twice.
+
+    Attributes:
+        next_key: the key of the event that is stored next.
+        events: how many there are.
+    """
+
+    next_key: int
+    events: int
+
+
+def _contents(connection: sqlite3.Connection) -> Contents:
+    _, next_key, _ = _state(connection)
+    (events,) = connection.execute("SELECT total(events) FROM worker").fetchone()
+    return Contents(next_key, int(events))
+
+
+class Rewritten(NamedTuple):
+    """When a file was rewritten.
+
+    Attributes:
+        epoch: of the erasing for which it was.
+        contents: what there was then.
+    """
+
+    epoch: int
+    contents: Contents
+
+
+NEVER = Rewritten(epoch=0, contents=Contents(next_key=1, events=0))
+"""A file in which nothing was stored yet needs no rewriting."""
 
 
 # Workers
@@ -488,8 +516,17 @@ def _refused(
     return {visitor: later[digest] for visitor, digest in digests.items() if digest in later}
 
 
-def erase(connection: sqlite3.Connection, visitor: VisitorKey) -> int:
-    """Erase a visitor's events, and return the epoch that begins with it."""
+def erase(connection: sqlite3.Connection, visitor: VisitorKey, rewritten: Rewritten | None = None) -> int:
+    """Erase a visitor's events, and return the epoch that begins with it.
+
+    The visitor's may have been delivered long ago: their rows are gone, but copies of them may lie about, and nobody knows
+    any more whose. So whatever came or went since the file was rewritten is reason enough to sweep.
+
+    Args:
+        connection: to the file.
+        visitor: whose.
+        rewritten: when the file was rewritten; None when that is not known.
+    """
     digest = bytes.fromhex(visitor_digest(visitor))
     which = "owner IN (SELECT id FROM worker) AND digest = ?"  # so that the index serves
     with Transaction(connection):
@@ -497,6 +534,7 @@ def erase(connection: sqlite3.Connection, visitor: VisitorKey) -> int:
         connection.execute("INSERT OR REPLACE INTO refusal VALUES (?, ?)", (digest, epoch))
         if _uncount(connection, which, (digest,)):
             connection.execute(f"DELETE FROM event WHERE {which}", (digest,))  # noqa: S608 - words of ours
+        if rewritten is None or _contents(connection) != rewritten.contents:
             connection.execute("UPDATE state SET unswept = ?", (epoch,))
         _forget_refusals(connection)
     return epoch
@@ -547,16 +585,16 @@ class Swept(NamedTuple):
 
     Attributes:
         done: whether nothing remains of what was erased.
-        rewritten: the epoch of the erasing for which the file was rewritten.
+        rewritten: when the file was rewritten.
         problem: what kept it from being done; for the log.
     """
 
     done: bool
-    rewritten: int
+    rewritten: Rewritten
     problem: str = ""
 
 
-def sweep(connection: sqlite3.Connection, rewritten: int) -> Swept:
+def sweep(connection: sqlite3.Connection, rewritten: Rewritten) -> Swept:
     """Rewrite the file and empty its log, so that nothing remains of what was erased.
 
     Deleting overwrites what it deletes, but not the copies that SQLite leaves behind when it moves rows to other
@@ -572,23 +610,25 @@ def sweep(connection: sqlite3.Connection, rewritten: int) -> Swept:
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {_SHORT}")
     try:
-        if unswept != rewritten:
+        if unswept != rewritten.epoch:
+            contents = _contents(connection)
             connection.execute("VACUUM")
-            rewritten = unswept
-        return _empty_log(connection, unswept)
+            rewritten = Rewritten(unswept, contents)
+        return _empty_log(connection, rewritten)
     except sqlite3.OperationalError as error:
         return Swept(done=False, rewritten=rewritten, problem=str(error))
     finally:
         connection.execute(f"PRAGMA busy_timeout = {patience}")
 
 
-def _empty_log(connection: sqlite3.Connection, unswept: int) -> Swept:
+def _empty_log(connection: sqlite3.Connection, rewritten: Rewritten) -> Swept:
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
-        return Swept(done=False, rewritten=unswept, problem="others still read the log")
+        return Swept(done=False, rewritten=rewritten, problem="others still read the log")
     # Another process may have erased more meanwhile.
-    done = connection.execute("UPDATE state SET unswept = 0 WHERE unswept = ?", (unswept,)).rowcount == 1
-    return Swept(done, unswept)
+    epoch = (rewritten.epoch,)
+    done = connection.execute("UPDATE state SET unswept = 0 WHERE unswept = ?", epoch).rowcount == 1
+    return Swept(done, rewritten)
 
 
 # For people

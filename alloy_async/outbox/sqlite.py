@@ -52,7 +52,7 @@ class SQLiteOutbox:
         self.path: Path = Path(path)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._bounds = Room(max_events, max_bytes)
-        self._database = Database(self.path, _tables.prepare, WRITE_AHEAD_LOG)
+        self._database = Database(self.path, _tables.prepare, WRITE_AHEAD_LOG, tables=_tables.TABLES)
         self._seat: Seat | None = None
         self._sweeper = Sweeper(self._database, self._clock)
 
@@ -125,7 +125,8 @@ class SQLiteOutbox:
 
     async def erase(self, visitor: VisitorKey) -> int:
         """Erase a visitor's events, of whatever worker, start an epoch, and return it."""
-        epoch = await self._look("erase", lambda file: _tables.erase(file, visitor), 0)
+        rewritten = self._sweeper.rewritten
+        epoch = await self._look("erase", lambda file: _tables.erase(file, visitor, rewritten), 0)
         await self._sweeper.sweep()
         return epoch
 

@@ -50,6 +50,9 @@ CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NUL
 INSERT OR IGNORE INTO counter VALUES ('epoch', 0);
 """
 
+_TABLES = frozenset({"preference", "identity", "counter"})
+"""By these a file of whatever schema is known for ours."""
+
 _SELECT_KEYS = """
 SELECT organisation, datastream, visitor FROM preference
 UNION SELECT organisation, datastream, visitor FROM identity
@@ -94,7 +97,7 @@ class SQLiteStore:
         self.path: Path = folder / FILE_NAME
         self._clock: Clock = SystemClock() if clock is None else clock
         self._position = Position()
-        self._database = Database(self.path, partial(_prepare, position=self._position))
+        self._database = Database(self.path, partial(_prepare, position=self._position), tables=_TABLES)
         self._news: News | None = None
         self._unswept = False
 

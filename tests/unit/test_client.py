@@ -541,6 +541,17 @@ async def test_closing_waits_for_what_is_under_way_no_longer_than_grace(options,
     assert (summary.failed, summary.open) == (20, 0)
 
 
+@pytest.mark.parametrize("grace", [float("nan"), None, "5", True])
+async def test_a_grace_that_is_no_number_closes_nothing(options, grace):
+    """It is refused at the call, by its name; the instance goes on, and can still be closed."""
+    async with Alloy() as alloy:
+        await alloy.configure(**options | {"opt_in_enabled": False})
+        with pytest.raises(InvalidCommand, match=r"^aclose: grace: must be a number of seconds\.$"):
+            await alloy.aclose(grace)
+        await alloy.event()
+    assert alloy.statistics().delivered == 1
+
+
 async def test_closing_delivers_what_was_released(options, edge):
     """Leaving the block delivers what was called in it, without an await."""
     async with Alloy() as alloy:

@@ -744,3 +744,19 @@ def test_a_relay_needs_an_outbox():
     """What is only in memory cannot be left to another process."""
     assert refusal({}, relay=True).option == "relay"
     assert resolve({}, relay=True, outbox="sqlite").relay
+
+
+def test_no_secret_is_in_a_repr():
+    """What a debugger or an error reporter shows of settings holds no password, nor the client's secret."""
+    settings = Settings.resolve(
+        IDS
+        | {
+            "ims_org_id": "ADB3@AdobeOrg",
+            "proxy": "http://me:hush-1@proxy.example:3128",
+            "redis_url": "redis://:hush-2@redis.example",
+            "client_id": "shop",
+            "client_secret": "hush-3",
+        },
+        {},
+    )
+    assert "hush" not in f"{settings!r} {settings}"

@@ -342,12 +342,50 @@ async def test_erasing_during_a_sweep_is_swept_too(path, outbox):
     assert (await outbox.shelf()).erasing is True
 
 
+async def test_delivered_events_are_not_in_the_files_after_a_refusal(path, outbox):
+    """Events that were delivered leave copies too, in the log and elsewhere; a refusal takes them along."""
+    epoch = await fill(outbox)
+    delivered = [row.key for row in await outbox.rows(1_000) if row.visitor == ANNE]
+    await outbox.write([], delivered, epoch=epoch)
+    assert found(path, SECRET)
+    await outbox.erase(ANNE)
+    assert (found(path, SECRET), found(path, ANNE.visitor.encode())) == ([], [])
+
+
+async def test_events_that_were_swept_past_are_not_in_the_files_after_a_refusal(path, outbox):
+    """Sweeping for somebody else leaves rows where they were, and these leave copies when they are delivered later."""
+    epoch = await fill(outbox)
+    await outbox.erase(BERT)
+    await outbox.write([], [row.key for row in await outbox.rows(1_000)], epoch=epoch)
+    assert found(path, SECRET)
+    await outbox.erase(ANNE)
+    assert found(path, SECRET) == []
+
+
 async def test_erasing_nothing_rewrites_nothing(outbox):
-    """Where a visitor has no events the file is not rewritten."""
-    await fill(outbox)
+    """Where a visitor has no events, and none came or went since the file was rewritten, it is left as it is."""
+    nobody = ANNE._replace(visitor="nobody")
+    await outbox.open()
     with traced(outbox) as statements:
-        await outbox.erase(ANNE._replace(visitor="nobody"))
-    assert "VACUUM" not in statements
+        await outbox.erase(nobody)
+    await fill(outbox)
+    await outbox.erase(ANNE)
+    with traced(outbox) as more:
+        await outbox.erase(nobody)
+    assert "VACUUM" not in [*statements, *more]
+
+
+async def test_nothing_is_known_of_a_file_that_is_opened_again(path, outbox):
+    """What was swept before says nothing of a file that has been put in its place, though it looks the same."""
+    for _ in range(2):
+        epoch = await outbox.open()
+        stored = await outbox.write([event(ANNE, SECRET)], [], epoch=epoch)
+        await outbox.write([], stored.keys, epoch=epoch)
+        assert found(path, SECRET)
+        await outbox.erase(ANNE)
+        assert found(path, SECRET) == []
+        await outbox.aclose()
+        path.unlink()
 
 
 async def test_erasures_at_once_share_one_sweep(path, outbox):
@@ -497,16 +535,52 @@ async def test_newer_file_is_left_alone(path, make, outbox, caplog):
     assert names(path) == [path.name]
 
 
-async def test_database_of_another_program_is_left_alone(path, make):
-    """A database that is not an outbox is refused, and gets no tables of ours."""
+@posix
+@pytest.mark.parametrize("version", [0, _tables.SCHEMA_VERSION, _tables.SCHEMA_VERSION + 1])
+async def test_database_of_another_program_is_left_alone(path, make, version):
+    """One that is not an outbox is refused, whatever it counts as its version; no byte of it changes, nor its mode."""
     path.parent.mkdir(mode=0o700)
-    path.touch(mode=0o600)
     with connect(path) as other:
         other.execute("CREATE TABLE theirs (x)")
-    with pytest.raises(OutboxError, match=r"another program"):
-        await make().open()
-    with connect(path) as other:
-        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+        other.execute(f"PRAGMA user_version = {version}")
+    path.chmod(0o644)
+    before = path.read_bytes()
+    for use in (SQLiteOutbox.open, SQLiteOutbox.shelf):
+        with pytest.raises(OutboxError, match=r"another program"):
+            await use(make())
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (before, 0o644)
+    assert names(path) == [path.name]
+
+
+@posix
+async def test_a_file_that_is_no_database_keeps_its_mode_when_looked_at(path, make):
+    """Looking at what was named by mistake changes nothing of it."""
+    path.parent.mkdir(mode=0o700)
+    path.write_text("127.0.0.1 localhost\n" * 99)
+    path.chmod(0o644)
+    with pytest.raises(OutboxError, match=r"not a database"):
+        await make().shelf()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@posix
+async def test_wide_damaged_file_is_set_aside_in_private(path, make):
+    """What is set aside may hold events: others may not read it, even if they could before."""
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"damaged" * 2_000)
+    path.chmod(0o644)
+    await make().open()
+    (aside,) = path.parent.glob("*.damaged-*")
+    assert aside.stat().st_mode & 0o777 == 0o600
+
+
+@posix
+async def test_wide_file_is_made_private(path, make, outbox):
+    """A file that others may read is tightened when it is opened, with its log."""
+    await outbox.aclose()
+    path.chmod(0o666)
+    await make().open()
+    assert {part.stat().st_mode & 0o777 for part in path.parent.iterdir()} == {0o600}
 
 
 @posix

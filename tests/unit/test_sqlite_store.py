@@ -143,6 +143,18 @@ async def test_wide_file_is_made_private(tmp_path):
 
 
 @posix
+async def test_database_of_another_program_is_left_alone(tmp_path):
+    """A database that is not ours gets no tables of ours, and keeps its mode."""
+    path = tmp_path / "alloy.sqlite3"
+    change(path, "CREATE TABLE theirs (x)")
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(ConsentStoreError, match=r"another program"):
+        await look(tmp_path)
+    assert (path.read_bytes(), mode(path)) == (before, 0o644)
+
+
+@posix
 async def test_journal_is_private(store):
     """The file that exists during a transaction is for the user alone."""
 
@@ -837,7 +849,7 @@ async def test_thread_that_cannot_start(tmp_path, monkeypatch):
 
 async def test_error_of_the_work_is_not_the_end_of_the_thread(tmp_path):
     """Whatever a function raises reaches whoever waits for it, and the next function runs."""
-    database = Database(tmp_path / "any.sqlite3", lambda connection: None)
+    database = Database(tmp_path / "any.sqlite3", lambda connection: None, tables=frozenset())
 
     def fail(_):
         raise ZeroDivisionError
