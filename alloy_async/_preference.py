@@ -150,6 +150,8 @@ class PreferenceKeeper:
             if self._gate.purposes == "pending":  # it was in doubt, or has expired
                 self._apply(preference)
             return
+        if preference is None and refused is not True and self._gate.purposes == "none":
+            return  # the store has lost it: of a forgetting there will be news
         if self._was_refused(preference, refused=refused):
             self._gate.forget()
         if preference is not None:
