@@ -182,6 +182,8 @@ class PreferenceKeeper:
             return refused is True or (known and (refused is None or not self._has_run_out()))
         if self._epoch is not None:
             return preference.epoch > self._epoch
+        if refused is None and self.chosen_at == 0.0:  # so nothing was released: all that was called waits
+            return self._clock.time() - self._gate.waited <= preference.chosen_at
         return refused is not False
 
     def _has_run_out(self) -> bool:

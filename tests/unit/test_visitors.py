@@ -648,6 +648,18 @@ async def test_a_refusal_that_the_store_has_lost_holds_on(two, clock, told):
     assert edge.event_types == ["after"]
 
 
+async def test_what_was_called_after_the_yes_is_not_in_doubt(two, clock):
+    """As where an instance has just begun to listen: whoever had said yes before has not refused since."""
+    here, there, (edge, _), store = two
+    await there.visitor("anne").opt_in(purposes="all")
+    clock.advance(1.0)
+    store.hold()
+    event = here.visitor("anne").event(type="called later")
+    store.tell()
+    await event
+    assert edge.event_types == ["called later"]
+
+
 async def test_news_of_ones_own_choices_change_nothing(two):
     """They come back, late, when something newer has been said."""
     here, _, (edge, _), store = two
