@@ -23,7 +23,7 @@ class News(NamedTuple):
 
     Attributes:
         refused: visitors that declined, or were forgotten, in another worker.
-        declined: visitors that did so in whatever worker, this one too.
+        declined: visitors that did so in whatever worker, this one too; not those who only may have.
         erased: visitors whose events this worker has erased, as far as others could still speak of it.
         gone: keys of this worker's events that are no longer in the outbox, or belong to another worker now.
     """
@@ -97,7 +97,8 @@ class OutboxEpoch:
             changes = await self._outbox.changes(self.number)
             self.number = changes.epoch
             erased, self._erased = self._erased, _after(changes.epoch, self._erased)
-            yield News(_by_others(changes, erased), changes.refused.keys(), erased.keys(), changes.gone)
+            declined = () if changes.missed else changes.refused.keys()
+            yield News(_by_others(changes, erased), declined, erased.keys(), changes.gone)
 
 
 def _by_others(changes: Changes, erased: Mapping[VisitorKey, int]) -> frozenset[VisitorKey]:

@@ -156,6 +156,8 @@ class PreferenceKeeper:
             if self._gate.purposes == "pending":  # it was in doubt, or has expired
                 self._apply(preference)
             return
+        if preference is None and refused is not True and self._gate.purposes == "none":
+            return  # the store has lost it: of a forgetting there will be news
         if self._was_refused(preference, refused=refused):
             self._gate.forget()
         if preference is not None:
@@ -196,6 +198,8 @@ class PreferenceKeeper:
             return refused is True or (known and (refused is None or not self._has_run_out()))
         if self._epoch is not None:
             return preference.epoch > self._epoch
+        if refused is None and self.chosen_at == 0.0:  # so nothing was released: all that was called waits
+            return self._clock.time() - self._gate.waited <= preference.chosen_at
         return refused is not False
 
     def _has_run_out(self) -> bool:

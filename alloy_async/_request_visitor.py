@@ -99,6 +99,7 @@ class RequestVisitor:
         "_forgotten",
         "_fpid",
         "_identified",
+        "_on_websocket",
         "_problem",
         "_refused",
         "_scope",
@@ -118,7 +119,8 @@ class RequestVisitor:
         self._signalled = False
         self._refused = False
         self._identified = False
-        self._begun = False
+        self._on_websocket = scope["type"] == "websocket"
+        self._begun = self._on_websocket  # nothing that is chosen there comes early enough for a cookie
         self._chosen = False
         self._forgotten = False
         self._choosing: asyncio.Future[Purposes] | None = None
@@ -184,7 +186,8 @@ class RequestVisitor:
 
         Returns:
             Besides, a future that ends with "none" when the browser's own signal forbids "all"; with
-            ``ConsentStoreError`` when the response has begun and there is no key under which the choice could be kept.
+            ``ConsentStoreError`` when the response has begun, or there is only a websocket, and no key under which the
+            choice could be kept.
         """
         choice, visitor = parse_choice(purposes), self._open()
         if visitor is None or choice is None or not self._site.asks:
@@ -202,8 +205,8 @@ class RequestVisitor:
         """Erase the visitor's choice, identity and waiting events, and with the response the cookies.
 
         Returns:
-            See ``Visitor.forget``; besides, a future that ends with ``ConsentStoreError`` when the response has begun:
-            the cookies are still there.
+            See ``Visitor.forget``; besides, a future that ends with ``ConsentStoreError`` when the response has begun, or
+            there is only a websocket: the cookies are still there.
         """
         self._forgotten, self._chosen = True, False
         forgotten = self._command(lambda visitor: visitor.forget())
@@ -259,7 +262,11 @@ class RequestVisitor:
         return self._site.failed(self._problem or NotConfigured("visitor"))
 
     def _too_late(self, action: str) -> asyncio.Future[Any]:
-        problem = "the response has begun; do it before answering."
+        problem = (
+            "a websocket tells the browser nothing; do it in a request."
+            if self._on_websocket
+            else "the response has begun; do it before answering."
+        )
         error = ConsentStoreError(action, "the browser's cookies", problem)
         self._site.say(error)
         return self._site.failed(error)

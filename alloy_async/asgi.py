@@ -40,7 +40,8 @@ class AlloyMiddleware:
     """Gives each request its visitor, ``scope["alloy.visitor"]``, and writes cookies into its response.
 
     The visitor is made when it is first used; until then a request costs little more than an empty ``RequestVisitor``.
-    A websocket has a visitor too, for as long as it is open; it is told no cookies.
+    A websocket has a visitor too, for as long as it is open; it is told no cookies, so that without a key a choice is
+    not taken there.
 
     Whose consent counts. Of these the first that says something:
 

@@ -176,6 +176,12 @@ class OptInState:
         """How many refusals there were; what was called before the last one is never sent."""
         return self._epoch
 
+    @property
+    def waited(self) -> float:
+        """For how many seconds the oldest parked command has waited; 0 where none is."""
+        oldest = next(iter(self._parked), None)
+        return 0.0 if oldest is None else self._clock.monotonic() - oldest.parked_at
+
     def when_opted_in(self) -> asyncio.Future[None]:
         """Wait until the visitor consents.
 

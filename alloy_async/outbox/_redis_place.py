@@ -25,7 +25,7 @@ class Forgotten(Exception):
 
 
 _FORGOTTEN = {
-    -1: "it was away for so long that refusals were forgotten in the meantime; restart it.",
+    -1: "refusals were forgotten that it has not heard of; whoever may have declined is asked about soon.",
     -2: "Redis has lost what it knew of this process, and perhaps events; it is entered again soon.",
     -3: "it was written by a newer version of alloy_async; upgrade, or give it another name.",
 }

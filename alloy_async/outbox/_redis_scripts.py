@@ -553,16 +553,17 @@ even_when_full()
 prepare()
 local epoch = look()
 settle(doubt, ticket)
-if since < number_in_state('forgotten') then return {-1} end
 see(since)
+local missed = since < number_in_state('forgotten') and 1 or 0
 local refused = redis.call('ZRANGEBYSCORE', REFUSALS, '(' .. digits(since), '+inf', 'WITHSCORES')
-if (pending()[WORKER] or 0) == held then return {epoch, refused, 0} end
+if (pending()[WORKER] or 0) == held then return {epoch, refused, 0, missed} end
 local kept = own_events(-1)
 for n, member in ipairs(kept) do kept[n] = key_of(member) end
-return {epoch, refused, kept}
+return {epoch, refused, kept, missed}
 """)
 """Takes an epoch, and how many events the worker believes to have. Returns the present epoch, who declined after the
-other one and when, and the keys of the worker's events, or 0 where they are as many."""
+other one and when, the keys of the worker's events, or 0 where they are as many, and whether refusals after the other
+epoch were forgotten: the worker was away for too long, or Redis had lost that there is such a worker."""
 
 ERASE = _script("""
 local visitor, channel = ARGV[4], ARGV[5]

@@ -229,10 +229,12 @@ class Worker:
     async def changes(self, redis: Redis, since: int) -> Changes:
         """Return what others did after an epoch."""
         async with self._turn:
-            epoch, refused, kept = await self._settle(redis, scripts.CHANGES, since, len(self._held))
+            epoch, refused, kept, missed = await self._settle(redis, scripts.CHANGES, since, len(self._held))
             gone = frozenset(self._held.keys() - set(kept)) if kept != 0 else frozenset()
             for key in gone:
                 del self._held[key]
+        if missed:  # never to be told: so all may have declined, and the store says who has
+            return Changes(int(epoch), dict.fromkeys(self._met.values(), int(epoch)), gone, missed=True)
         return Changes(int(epoch), self._named(refused), gone)
 
     def _named(self, refused: Sequence[bytes]) -> Mapping[VisitorKey, int]:

@@ -77,11 +77,13 @@ class Changes:
         epoch: the epoch up to which this is true.
         refused: visitors that declined or were forgotten, each with the epoch of the last time.
         gone: keys of this worker's events that are no longer in the outbox, or belong to another worker now.
+        missed: whether nobody remembers who declined meanwhile; then ``refused`` names whoever may have.
     """
 
     epoch: int
     refused: Mapping[VisitorKey, int] = field(default_factory=dict)
     gone: frozenset[int] = frozenset()
+    missed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -734,6 +734,44 @@ async def test_a_websocket_has_a_visitor_and_gets_no_cookies(edge):
     assert isinstance(futures[0].exception(), ConsentTimeout)
 
 
+@pytest.mark.parametrize("purposes", ["all", "none"])
+async def test_a_websocket_without_a_key_keeps_no_choice(edge, caplog, purposes):
+    """It has no response that could tell the browser, and says so; a refusal holds as long as it is open."""
+    futures, events = [], []
+
+    async def app(scope, receive, send):
+        visitor = request_visitor(scope)
+        futures.append(visitor.opt_in(purposes=purposes))
+        events.append(visitor.event(type="message"))
+
+    headers = [(b"host", b"shop.example")]
+    if purposes == "none":
+        headers.append((b"cookie", f"{NAMES.consent}=general=in".encode()))
+    scope = {"type": "websocket", "path": "/", "query_string": b"", "scheme": "wss", "headers": headers}
+    async with running(app, edge) as (wrapped, _):
+        await wrapped(scope, None, None)
+    with pytest.raises(ConsentStoreError, match="a websocket tells the browser nothing"):
+        await futures[0]
+    assert isinstance(events[0].exception(), {"all": ConsentTimeout, "none": ConsentDeclined}[purposes])
+    assert edge.requests == []
+    assert [record.levelname for record in caplog.records if "websocket" in record.message] == ["WARNING"]
+
+
+async def test_a_websocket_with_a_key_keeps_a_choice(edge):
+    """The store has it, and a response of a request tells the browser."""
+    futures = []
+
+    async def app(scope, receive, send):
+        futures.append(request_visitor(scope).opt_in(purposes="none"))
+
+    headers = [(b"host", b"shop.example"), (b"x-account", b"ada")]
+    scope = {"type": "websocket", "path": "/", "query_string": b"", "scheme": "wss", "headers": headers}
+    async with running(app, edge, key=key_from_header) as (wrapped, alloy):
+        await wrapped(scope, None, None)
+        assert await futures[0] == "none"
+        assert await alloy.visitor("ada").get_purposes() == "none"
+
+
 async def test_an_error_of_the_application_comes_out(shop, edge):
     """And the visitor has ended with the request."""
     futures = []

@@ -431,18 +431,22 @@ async def test_expiring_goes_through_everything(server, make):
 
 
 async def test_a_worker_that_was_away_too_long_revives_nothing(server, make, clock):
-    """Where refusals were forgotten that a worker does not know of, it is told to start anew."""
+    """Where refusals were forgotten that a worker does not know of, whomever it knows may have declined."""
     away, epoch = await opened(make(server, clock=clock))
+    (key,) = await store(away, epoch, [event(BERT)])
+    await away.write([], [key], epoch=epoch)
     clock.advance(LEASE + _redis_worker.REMEMBERED)
     other, _ = await opened(make(server, clock=clock))
     await other.erase(ANNE)
     await other.changes((await other.changes(epoch)).epoch)
-    await other.erase(BERT)
+    latest = await other.erase(ANNE._replace(visitor="Carl"))
     await away.renew()
-    with pytest.raises(OutboxError, match="restart"):
+    with pytest.raises(OutboxError, match="has not heard"):
         await away.write([event()], [], epoch=epoch)
-    with pytest.raises(OutboxError, match="restart"):
-        await away.changes(epoch)
+    changes = await away.changes(epoch)
+    assert (changes.epoch, changes.missed) == (latest, True)
+    assert changes.refused == {ANNE: latest, BERT: latest}
+    assert not (await away.changes(latest)).missed
     assert (await other.shelf()).events == 0
 
 
@@ -881,6 +885,20 @@ async def test_a_server_that_has_lost_its_data(server, make):
     assert await make(server).open() == epoch + 1
 
 
+async def test_a_refusal_before_a_worker_is_back_is_not_missed(server, make):
+    """Where Redis has lost its data nobody remembers a refusal for a worker that is not there: all may have declined."""
+    one, epoch = await opened(make(server))
+    (key,) = await store(one, epoch, [event(BERT)])
+    other, _ = await opened(make(server))
+    server.command("FLUSHDB")
+    refused_at = await other.erase(ANNE)
+    assert not await one.renew()
+    changes = await one.changes(epoch)
+    assert (changes.epoch, changes.missed, changes.gone) == (refused_at, True, frozenset([key]))
+    assert changes.refused == {BERT: refused_at}
+    assert await store(one, changes.epoch, [event(BERT)]) == [key + 1]
+
+
 async def test_what_is_refused_is_remembered_for_those_who_come_back(server, make):
     """A worker that Redis had forgotten, and that has only renewed its lease so far, hears of every refusal since."""
     one, epoch = await opened(make(server))
@@ -1192,3 +1210,27 @@ async def test_a_refusal_in_one_instance_stops_the_others(server):
     assert Counter(type(result).__name__ for result in results)["ConsentDeclined"] == 21 - sent
     await one.aclose()
     await other.aclose()
+
+
+async def test_a_refusal_after_redis_has_lost_its_data_stops_nobody_for_good(server):
+    """An instance that had not been back when another one recorded it asks whether its visitors consent, and goes on."""
+    edge, shared = RecordingEdge(), MemoryStore()
+    options = {**IDS, "opt_in_enabled": True, "transport": edge, "store": shared}
+    async with Alloy("one") as one, Alloy("other") as other:
+        await one.configure(**options, outbox=RedisOutbox(server.url))
+        await other.configure(**options, outbox=RedisOutbox(server.url))
+        await other.visitor("ada").opt_in(purposes="all")
+        await other.visitor("ada").event(type="before")
+        server.command("FLUSHDB")
+        await one.visitor("eve").opt_in(purposes="none")
+        async with asyncio.timeout(20):
+            while not await _is_delivered(other.visitor("ada").event(type="after")):
+                pass
+    assert edge.event_types == ["before", "after"]
+
+
+async def _is_delivered(future):
+    try:
+        return bool(await future)
+    except OutboxError:
+        return False

@@ -627,6 +627,39 @@ async def test_news_that_may_be_missing(two):
     events["carl"].cancel()
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_refusal_that_the_store_has_lost_holds_on(two, clock, told):
+    """Whoever knows of it goes on refusing, also where a browser still carries an older yes, until there is a new one."""
+    here, there, (edge, _), store = two
+    visitor = here.visitor("anne")
+    await there.visitor("anne").opt_in(purposes="none")
+    assert await visitor.get_purposes() == "none"
+    store._preferences.clear()
+    store.tell(*[] if told else [Change("anne", refused=False)])
+    await settle()
+    stale = here.visitor("anne", purposes="all", seen_at=visitor.chosen_at - 1)
+    with pytest.raises(ConsentDeclined):
+        await stale.event(type="denied")
+    assert visitor.purposes == "none"
+    clock.advance(1.0)
+    await there.visitor("anne").opt_in(purposes="all")
+    await settle()
+    await visitor.event(type="after")
+    assert edge.event_types == ["after"]
+
+
+async def test_what_was_called_after_the_yes_is_not_in_doubt(two, clock):
+    """As where an instance has just begun to listen: whoever had said yes before has not refused since."""
+    here, there, (edge, _), store = two
+    await there.visitor("anne").opt_in(purposes="all")
+    clock.advance(1.0)
+    store.hold()
+    event = here.visitor("anne").event(type="called later")
+    store.tell()
+    await event
+    assert edge.event_types == ["called later"]
+
+
 async def test_news_of_ones_own_choices_change_nothing(two):
     """They come back, late, when something newer has been said."""
     here, _, (edge, _), store = two

@@ -63,6 +63,17 @@ def test_workers_share_what_their_visitors_chose(shop, edge):
     assert all(len(found) == 2 for found in workers.values())
 
 
+def test_pages_come_while_redis_does_not_answer(shop, redis_url):
+    """Later than otherwise, and nothing is known of the visitor's choice."""
+    import redis
+
+    with redis.Redis.from_url(redis_url) as server:
+        server.execute_command(
+            "CLIENT", "PAUSE", 6_000
+        )  # it goes on by itself, after what a page waits for it
+    assert _get(f"{shop}/page", httpx.Cookies())["choice"] == "pending"
+
+
 def _get(url, cookies):
     with httpx.Client(cookies=cookies) as client:  # a connection of its own, to whichever worker takes it
         answer = client.get(url)
