@@ -146,9 +146,8 @@ class PreferenceKeeper:
         self._hear_of_refusals(preference)
         if ticket != self._ticket:
             return
-        if (
-            not self.is_settled
-        ):  # what is owed takes the place of what the store says, but does not undo a refusal
+        if not self.is_settled:
+            # What is owed takes the place of what the store says, but does not undo a refusal.
             if refused is not False and self._gate.purposes == "pending":
                 self._gate.forget()
             return
