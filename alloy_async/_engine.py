@@ -148,7 +148,9 @@ class Engine:
         self._own_digest = None if digest is None else digest("")
         self._passing: weakref.WeakSet[VisitorState] = weakref.WeakSet()
         self._closed_with: Callable[[str], AlloyError] | None = None
-        self._farewell = weakref.finalize(self, _say_what_is_left, ledger, logger, os.getpid())
+        self._farewell = weakref.finalize(
+            self, _say_what_is_left, ledger, logger, os.getpid(), relay=settings.relay
+        )
 
     def check_size(self, parts: EventParts, beside: int = 0) -> None:
         """Refuse an event that can never fit into a request, its identity included.
@@ -681,8 +683,11 @@ def _make_token_source(settings: Settings, transport: Transport, clock: Clock) -
     return TokenSource(transport, url=settings.token_url(), credentials=credentials, clock=clock)
 
 
-def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int) -> None:
-    """Say in one line what could not be sent: when an instance is closed, or has gone without being closed."""
+def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int, *, relay: bool) -> None:
+    """Say in one line what could not be sent: when an instance is closed, or has gone without being closed.
+
+    What was stored for a relay is as it should be, and by now perhaps sent.
+    """
     if os.getpid() != process:
         return  # a forked child: these are its parent's events
     books = ledger.statistics()
@@ -695,11 +700,11 @@ def _say_what_is_left(ledger: Ledger, logger: logging.Logger, process: int) -> N
     queued = max(queued - open_and_stored, 0)
     kept = books.kept + open_and_stored
     gone = parked + queued + sending
-    if gone or kept:
+    if gone or (kept and not relay):
         logger.warning(
             "closed: %d events could not be sent and are gone (%d waited for consent, %d for the edge, %d were on the "
-            "wire), %d are kept in the outbox for the next start",
-            gone, parked, queued, sending, kept,
+            "wire), %d are kept in the outbox for %s",
+            gone, parked, queued, sending, kept, "a relay" if relay else "the next start",
         )  # fmt: skip
 
 

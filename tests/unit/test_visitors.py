@@ -692,6 +692,26 @@ async def test_news_of_a_choice_that_has_run_out_refuse_nothing(two, clock, purp
     assert edge.event_types == ["parked"]
 
 
+@pytest.mark.parametrize("relay", [True, False])
+async def test_what_was_left_to_a_relay_is_not_bemoaned(options, clock, edge, caplog, relay):
+    """When a worker is closed it has been sent, perhaps; of what nobody has taken over one line in the log tells."""
+    edge.hold()
+    async with Alloy() as web:
+        await web.configure(**options | {"outbox": MemoryOutbox(clock=clock), "relay": relay})
+        visitor = web.visitor("anne")
+        await visitor.opt_in(purposes="all")
+        await visitor.event(type="page", ack="stored")
+        clock.advance(1)
+        closing = asyncio.ensure_future(web.aclose(grace=1))
+        while not closing.done():
+            await settle()
+            clock.advance(1)
+    lines = [message for message in caplog.messages if message.startswith("closed: ")]
+    assert [line.endswith("1 are kept in the outbox for the next start") for line in lines] == [True] * (
+        not relay
+    )
+
+
 async def test_a_relay_sends_what_others_store(options, clock, store, edge):
     """A web worker returns once its events are stored; another process, which knows nobody, sends them in order."""
     shelf, nothing = MemoryShelf(), RecordingEdge()
