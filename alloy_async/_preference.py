@@ -257,6 +257,7 @@ class PreferenceKeeper:
         """Stop writing; say so when a refusal is not written."""
         self._call_off_retry()
         if self._task is not None:
+            self._task.remove_done_callback(self._has_written)
             self._task.cancel()
             await asyncio.wait([self._task])
         if "none" in {self._owed, self._wish}:
@@ -292,6 +293,7 @@ class PreferenceKeeper:
     def _start(self) -> None:
         if self._task is None:
             self._task = asyncio.Task(self._write(), name="alloy-preference")
+            self._task.add_done_callback(self._has_written)
 
     async def _write(self) -> None:
         """Write until the newest wish is written or could not be."""
@@ -304,6 +306,14 @@ class PreferenceKeeper:
                     self._conclude(wish, problem)
         finally:
             self._task = None
+
+    def _has_written(self, task: asyncio.Task[None]) -> None:
+        """Conclude where somebody has cancelled it: a callback, since a task that is cancelled early runs nothing."""
+        if self._task is task:
+            self._task = None
+        if task.cancelled() and self._task is None and self._wish is not None:
+            wish, self._wish = self._wish, None
+            self._conclude(wish, ConsentStoreError("save", "the store", "it was given up."))
 
     async def _try(self, wish: Wish) -> ConsentStoreError | None:
         """Write a wish; before a yes the refusal or forgetting that it overtook, which also erases the identity."""

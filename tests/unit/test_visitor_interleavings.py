@@ -513,6 +513,27 @@ async def test_an_ecid_whose_request_was_cancelled_before_it_began_is_asked_for_
     assert all(future.done() and future.result() for future in waiting)
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before it began", "while it was under way"])
+async def test_a_refusal_whose_writing_was_cancelled_is_written_all_the_same(alloy, store, clock, begun):
+    """Whoever cancels every task of a loop takes no refusal back, and leaves nobody waiting."""
+    visitor = alloy.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    store.written = asyncio.get_running_loop().create_future()
+    refusal = visitor.opt_in(purposes="none")
+    await settle(begun)
+    next(task for task in asyncio.all_tasks() if task.get_name() == "alloy-preference").cancel()
+    await settle()
+    assert isinstance(refusal.exception(), ConsentStoreError)
+    store.written = None
+    clock.advance(1)
+    await settle()
+    (kept,) = store._preferences.values()
+    assert (kept.purposes, visitor.purposes) == ("none", "none")
+    agreement = visitor.opt_in(purposes="all")
+    await settle()
+    assert (agreement.done(), visitor.purposes) == (True, "all")
+
+
 # What others store, and what an earlier start has left
 
 
