@@ -28,7 +28,7 @@ from typing import NamedTuple
 from ._clock import Clock
 from ._commands import EventCommand, outbox_events
 from ._expiry import Expiry
-from ._futures import cancel_all
+from ._futures import cancel_all, is_under_way
 from ._held import Held
 from ._ledger import Ledger
 from ._outbox_epoch import OutboxEpoch
@@ -280,7 +280,7 @@ class Fallback:
     def take_over(self) -> None:
         """Renew the lease, and take over what belongs to no living worker of this machine."""
         rests = self._clock.monotonic() < self._rests_until
-        if self._taking_over is None and self._visitors is not None and not rests:
+        if not is_under_way(self._taking_over) and self._visitors is not None and not rests:
             self._taking_over = asyncio.Task(self._take_over(self._visitors), name="alloy-outbox-local")
 
     def _claim_more(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ._clock import Clock
 from .errors import AlloyError, InvalidCommand
 
-__all__ = ["CommandFuture", "FailureLog", "HomeLoop", "Owner", "cancel_all"]
+__all__ = ["CommandFuture", "FailureLog", "HomeLoop", "Owner", "cancel_all", "is_under_way"]
 
 T = TypeVar("T")
 
@@ -197,6 +197,11 @@ class _FailedFuture(CommandFuture[T]):
         error = self.exception()  # looking at it clears the flag
         if isinstance(error, AlloyError):
             self._failures.note(error, self.get_loop())
+
+
+def is_under_way(task: asyncio.Task[Any] | None) -> bool:
+    """Return whether a task goes on: one that is cancelled before it begins runs nothing that could take note of its end."""
+    return task is not None and not task.done()
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:

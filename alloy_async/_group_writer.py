@@ -15,6 +15,7 @@ from collections.abc import Callable
 from ._clock import Cancellable, Clock
 from ._commands import GONE, EventCommand, fail_all, outbox_events
 from ._detour import Detour
+from ._futures import is_under_way
 from ._held import Held
 from ._ledger import Ledger
 from ._lookout import AGAIN
@@ -86,7 +87,7 @@ class GroupWriter:
 
     def start(self) -> None:
         """Write what has gathered, and what gathers meanwhile."""
-        if self._writing is None and self._is_open:
+        if not is_under_way(self._writing) and self._is_open:
             self._writing = asyncio.Task(self._write(), name="alloy-outbox-write")
 
     def ended(self, command: EventCommand) -> None:
@@ -193,7 +194,7 @@ class GroupWriter:
 
     async def hand_over_between_groups(self) -> None:
         """Leave what is stored to others; a group that is being written does so by itself, once it is known what is in it."""
-        if self._writing is None:
+        if not is_under_way(self._writing):
             await self._hand_over()
 
     async def _hand_over(self) -> None:

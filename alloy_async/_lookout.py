@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ._clock import Cancellable, Clock
+from ._futures import is_under_way
 from .outbox._raised import as_outbox_error
 
 __all__ = ["AGAIN", "Lookout"]
@@ -60,7 +61,7 @@ class Lookout:
     def look(self) -> None:
         """Ask what others did; nothing is sent meanwhile."""
         self._is_stale = True
-        if self._looking is None and self._is_open:
+        if not is_under_way(self._looking) and self._is_open:
             self.call_off()
             self._looking = asyncio.Task(self._look(), name="alloy-outbox-look")
 
@@ -71,7 +72,7 @@ class Lookout:
 
     def look_later(self) -> None:
         """Look in a while, unless that is under way."""
-        if self._again is None and self._looking is None:
+        if self._again is None and not is_under_way(self._looking):
             self._again = self._clock.call_later(AGAIN, self._look_again)
 
     async def _look(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ._clock import Clock
 from ._commands import EventCommand
 from ._expiry import Expiry
-from ._futures import cancel_all
+from ._futures import cancel_all, is_under_way
 from .outbox._raised import as_outbox_error
 from .outbox.base import LEASE, Claimed, Outbox, VisitorKey
 
@@ -222,7 +222,7 @@ class Recovery:
     @property
     def is_claiming(self) -> bool:
         """Whether it is being looked for what dead workers have left."""
-        return self._claiming is not None
+        return is_under_way(self._claiming)
 
     def should_go_on(self, visitor: VisitorKey) -> bool:
         """Return whether more is left, and memory has room for it again, now that one of a visitor's has gone on."""
@@ -241,7 +241,7 @@ class Recovery:
 
     def start(self) -> None:
         """Renew the lease, and take over what belongs to no living worker; what has failed rests for a while."""
-        if self._claiming is None and self._clock.monotonic() >= self._rests_until:
+        if not is_under_way(self._claiming) and self._clock.monotonic() >= self._rests_until:
             self._claiming = asyncio.Task(self._claim(), name="alloy-outbox-claim")
 
     def stop_resting(self) -> None:
@@ -278,7 +278,7 @@ class Recovery:
 
         Beside taking over, which must not wait for it: there may be many, and each makes others look.
         """
-        if self._erasing is None and any(map(visitors.has_declined, self._left.visitors)):
+        if not is_under_way(self._erasing) and any(map(visitors.has_declined, self._left.visitors)):
             self._erasing = asyncio.Task(self._erase_left(visitors), name="alloy-outbox-erase")
 
     async def _erase_left(self, visitors: TakingOver) -> None:

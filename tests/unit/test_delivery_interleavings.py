@@ -334,6 +334,24 @@ async def test_nothing_starts_by_itself_after_requests_were_cancelled(options, e
     assert edge.event_types == ["first", "a", "a", "b", "c"]
 
 
+async def test_a_write_that_was_cancelled_before_it_began_is_done_with_the_next(options, shelf, clock, edge):
+    """Who cancels every task of a loop meets some that have run nothing yet."""
+    alloy = Alloy()
+    outbox = MemoryOutbox(shelf, clock=clock)
+    await alloy.configure(**options | {"outbox": outbox, "opt_in_enabled": False, "transport": edge})
+    await alloy.event(type="first")
+    events = [alloy.event(type="a")]
+    while not (writes := [task for task in asyncio.all_tasks() if task.get_name() == "alloy-outbox-write"]):
+        await settle(1)
+    writes[0].cancel()
+    await settle()
+    events.append(alloy.event(type="b"))
+    await settle()
+    assert [event.done() for event in events] == [True, True]
+    assert edge.event_types == ["first", "a", "b"]
+    await alloy.aclose()
+
+
 async def test_a_cancelled_write_is_neither_forgotten_nor_repeated(options, shelf, clock):
     """Its events end when the instance is closed, and nothing is open in the books."""
 

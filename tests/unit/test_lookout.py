@@ -109,6 +109,17 @@ async def test_a_look_that_somebody_has_cancelled_is_done_again(world):
     assert (world.lookout.is_current(), world.asked) == (True, 2)
 
 
+async def test_a_look_that_was_cancelled_before_it_began_is_done_again(world):
+    """Likewise: it has run nothing yet that could take note of it."""
+    world.lookout.look()
+    for task in world.lookout.tasks():
+        task.cancel()
+    await settle()
+    assert (world.lookout.is_current(), world.asked, world.told) == (False, 0, 0)
+    await settle()
+    assert (world.lookout.is_current(), world.asked, world.told) == (True, 1, 1)
+
+
 async def test_looking_later(world):
     """What is current stays so until then; a look at once takes its place."""
     world.lookout.look_later()

@@ -247,6 +247,33 @@ async def test_a_cancelled_look_leaves_nothing_behind(world):
     assert (world.held, world.told) == (["1"], ["ended"])
 
 
+async def test_a_look_that_was_cancelled_before_it_began_is_taken_again(world):
+    """Otherwise the lease would never be renewed again."""
+    await world.leave(ANNE, "1")
+    world.recovery.start()
+    (task,) = world.recovery.tasks()
+    task.cancel()
+    await settle()
+    assert (world.recovery.is_claiming, world.told) == (False, [])
+    world.recovery.start()
+    await settle()
+    assert (world.held, world.told) == (["1"], ["ended"])
+
+
+async def test_erasing_that_was_cancelled_before_it_began_begins_again(world):
+    """With the next look."""
+    await world.leave(DORA, "1")
+    world.recovery.start()
+    while not (erasing := [task for task in asyncio.all_tasks() if task.get_name() == "alloy-outbox-erase"]):
+        await settle(1)
+    erasing[0].cancel()
+    await settle()
+    assert world.erased == []
+    world.recovery.start()
+    await settle()
+    assert world.erased == [DORA]
+
+
 async def test_after_the_end_the_lease_is_renewed_and_nothing_taken_over(world):
     """What is under way is cancelled."""
     await world.leave(ANNE, "1")
