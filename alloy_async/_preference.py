@@ -248,6 +248,11 @@ class PreferenceKeeper:
         while self._task is not None:
             await asyncio.wait([self._task])
 
+    def save_owed(self) -> None:
+        """Try now, and not only after a while, to save a refusal or a forgetting that could not be saved."""
+        if self._owed is not None and self._task is None:
+            self._try_again()
+
     async def finish(self) -> None:
         """Finish what is being written, and try once more what could not be written."""
         self._try_again()
