@@ -152,6 +152,7 @@ class PreferenceKeeper:
                 self._gate.forget()
             return
         if preference is not None and self.knows(preference):
+            self._epoch = preference.epoch  # of a choice made here it was not known before
             if self._gate.purposes == "pending":  # it was in doubt, or has expired
                 self._apply(preference)
             return
