@@ -462,6 +462,8 @@ _ADVICE: Mapping[str, str] = {
     "unable to open": "Check the permissions of the file and its folder, or choose another state_dir.",
     "Permission denied": "Check the permissions of the file and its folder, or choose another state_dir.",
     "full": "Free some space, or choose another state_dir.",
+    # Also of a full disk that has no room for the index of a write-ahead log.
+    "I/O error": "The disk may be full, or fail; free some space, or choose another state_dir.",
 }
 
 

@@ -311,6 +311,7 @@ class Engine:
                 local=self._recovered.of_local_outbox(),
                 on_refused=self._refused_elsewhere,
                 on_current=self._outbox_is_current,
+                on_back=self._outbox_is_back,
                 on_entered=self._read_again,
             )
 
@@ -319,6 +320,11 @@ class Engine:
         waiting, self._flushes = self._flushes, []
         for future in waiting:
             self.flush(future)
+
+    def _outbox_is_back(self) -> None:
+        """Tell it at once of refusals that it could not be told of: others send what they find there."""
+        if self._closed_with is None:  # closing tries each once more by itself
+            in_slices([self.visitor, *self.visitors], _save_owed_refusal)
 
     async def _read_again(self) -> None:
         """Read the choices that are known again: somebody may have changed them without our hearing of it."""
@@ -495,6 +501,10 @@ def _tell(heard: Callable[[Sequence[Change] | None], None] | None, changes: Sequ
 def _is_in_use(state: VisitorState) -> bool:
     """Return whether its choice is known, or waited for; otherwise it is read when something needs it."""
     return state.knows_choice or len(state.gate) > 0
+
+
+def _save_owed_refusal(state: VisitorState) -> None:
+    state.keeper.save_owed()
 
 
 def _look_again_in_doubt(state: VisitorState) -> None:

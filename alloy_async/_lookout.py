@@ -40,16 +40,19 @@ class Lookout:
         self._on_current: Callable[[], object] = _nothing
         self._is_open = False
         self._is_stale = False
+        self._has_failed = False
+        self._on_back: Callable[[], object] = _nothing
         self._looking: asyncio.Task[None] | None = None
         self._again: Cancellable | None = None
 
-    def open(self, *, on_current: Callable[[], object]) -> None:
+    def open(self, *, on_current: Callable[[], object], on_back: Callable[[], object]) -> None:
         """Look from now on.
 
         Args:
             on_current: hears that sending may go on.
+            on_back: hears that an answer has come again after there was none.
         """
-        self._on_current = on_current
+        self._on_current, self._on_back = on_current, on_back
         self._is_open = True
 
     def is_current(self) -> bool:
@@ -83,11 +86,19 @@ class Lookout:
         except Exception as raised:  # noqa: BLE001 - an outbox of somebody else's may raise what it should not
             error = as_outbox_error("read", raised)
             self._logger.error("%s; nothing is sent until it can be read", error)
+            self._has_failed = True
             self._again = self._clock.call_later(AGAIN, self._look_again)
+        else:
+            self._answered()
         finally:
             self._looking = None
         if self._again is None:
             self._on_current()
+
+    def _answered(self) -> None:
+        had_failed, self._has_failed = self._has_failed, False
+        if had_failed:
+            self._on_back()
 
     def _look_again(self) -> None:
         self._again = None

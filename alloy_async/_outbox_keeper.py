@@ -111,6 +111,7 @@ class OutboxKeeper:
         self._is_entered = False
         self._on_refused: Callable[[VisitorKey], object] = _nothing
         self._on_current: Callable[[], object] = _nothing
+        self._on_back: Callable[[], object] = _nothing
         self._on_entered: Callable[[], Awaitable[None]] = _nothing_to_read
 
     async def open(
@@ -120,6 +121,7 @@ class OutboxKeeper:
         local: TakingOver,
         on_refused: Callable[[VisitorKey], object],
         on_current: Callable[[], object],
+        on_back: Callable[[], object],
         on_entered: Callable[[], Awaitable[None]],
     ) -> None:
         """Begin work.
@@ -130,6 +132,7 @@ class OutboxKeeper:
             local: what the fallback needs to know of them.
             on_refused: hears that a visitor declined in another process.
             on_current: hears that sending may go on.
+            on_back: hears that the outbox answers again: refusals of which it could not be told should be told now.
             on_entered: reads the choices that are known again, where the outbox was down in the beginning, so that nobody
                 has heard who declined meanwhile.
 
@@ -137,7 +140,8 @@ class OutboxKeeper:
             OutboxError: the outbox cannot be used; where there is a fallback, that one cannot.
         """
         self._recovery.open(shared, on_ended=on_current)
-        self._on_refused, self._on_current, self._on_entered = on_refused, on_current, on_entered
+        self._on_refused, self._on_entered = on_refused, on_entered
+        self._on_current, self._on_back = on_current, on_back
         if self._fallback is not None:
             await self._fallback.open(
                 local, on_detached=self._store_again, on_taken_over=self._taken_over_here
@@ -154,7 +158,7 @@ class OutboxKeeper:
     def _start(self) -> None:
         self._open = True
         self._writer.open()
-        self._lookout.open(on_current=self._on_current)
+        self._lookout.open(on_current=self._on_current, on_back=self._on_back)
         self._beat_later()
         if self._unwritten.is_in_line():  # a choice was made while it was being opened
             self._writer.start()
@@ -274,6 +278,7 @@ class OutboxKeeper:
             await self._epoch.erase(visitor)
         except Exception as raised:  # noqa: BLE001 - as above
             problem = as_outbox_error("erase", raised)
+            self._lookout.make_sure()  # so that it is known when it is back
         if problem is not None:
             raise problem
 

@@ -152,6 +152,7 @@ class PreferenceKeeper:
                 self._gate.forget()
             return
         if preference is not None and self.knows(preference):
+            self._epoch = preference.epoch  # of a choice made here it was not known before
             if self._gate.purposes == "pending":  # it was in doubt, or has expired
                 self._apply(preference)
             return
@@ -247,6 +248,11 @@ class PreferenceKeeper:
         """Wait until nothing is being written: what is read meanwhile may be what was there before."""
         while self._task is not None:
             await asyncio.wait([self._task])
+
+    def save_owed(self) -> None:
+        """Try now, and not only after a while, to save a refusal or a forgetting that could not be saved."""
+        if self._owed is not None and self._task is None:
+            self._try_again()
 
     async def finish(self) -> None:
         """Finish what is being written, and try once more what could not be written."""

@@ -20,6 +20,7 @@ class World:
         self.answers = []
         self.asked = 0
         self.told = 0
+        self.told_back = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.lookout = Lookout(self.ask, clock=clock, logger=logging.getLogger("test"))
@@ -35,6 +36,9 @@ class World:
     def tell(self):
         self.told += 1
 
+    def tell_back(self):
+        self.told_back += 1
+
     async def pass_time(self, seconds):
         self.clock.advance(seconds)
         await settle()
@@ -44,7 +48,7 @@ class World:
 def world(clock):
     """A lookout that is open."""
     world = World(clock)
-    world.lookout.open(on_current=world.tell)
+    world.lookout.open(on_current=world.tell, on_back=world.tell_back)
     return world
 
 
@@ -53,7 +57,7 @@ async def test_nothing_is_current_before_it_is_open(clock):
     world = World(clock)
     world.lookout.look()
     assert (world.lookout.is_current(), world.asked) == (False, 0)
-    world.lookout.open(on_current=world.tell)
+    world.lookout.open(on_current=world.tell, on_back=world.tell_back)
     assert not world.lookout.is_current()
     await settle()
     assert (world.lookout.is_current(), world.asked, world.told) == (True, 1, 1)
@@ -93,6 +97,22 @@ async def test_what_cannot_be_read_is_asked_again_later(world, caplog):
     assert (world.lookout.is_current(), world.asked, world.told) == (True, 3, 1)
     assert ["down" in line or "ValueError" in line for line in caplog.messages] == [True, True]
     assert "secret" not in caplog.text
+
+
+async def test_an_answer_after_none_is_told_once(world):
+    """However often there was none; and an answer after an answer is nothing to tell."""
+    problem = OutboxError("read", "of the test", "it is down.")
+    world.answers = [True, problem, problem, False]
+    world.lookout.look()
+    await settle()
+    world.lookout.look()
+    await settle()
+    await world.pass_time(AGAIN)
+    assert world.told_back == 0
+    await world.pass_time(AGAIN)
+    assert world.told_back == 1
+    await world.pass_time(PAUSE)
+    assert (world.lookout.is_current(), world.asked, world.told_back) == (True, 5, 1)
 
 
 async def test_a_look_that_somebody_has_cancelled_is_done_again(world):

@@ -622,6 +622,23 @@ async def test_full_disk(outbox):
     assert (await outbox.changes(epoch)).gone == frozenset()
 
 
+@posix
+async def test_no_room_for_the_index_of_the_log(make):
+    """SQLite calls that an I/O error, not a full disk; the advice is there all the same, and the next call works."""
+    import resource
+
+    outbox = make()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # less than the index takes, whatever it holds
+    try:
+        with pytest.raises(OutboxError, match=r"disk I/O error. The disk may be full"):
+            await outbox.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    epoch = await outbox.open()
+    assert (await outbox.write([event()], [], epoch=epoch)).keys == (1,)
+
+
 async def test_errors_hold_no_events(outbox):
     """What a failed call raises has no traceback that leads to bodies, and no text of them."""
     epoch = await outbox.open()

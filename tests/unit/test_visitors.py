@@ -627,6 +627,30 @@ async def test_news_that_may_be_missing(two):
     events["carl"].cancel()
 
 
+@pytest.mark.parametrize("between", [(), ("none",), ("pending",)])
+async def test_a_yes_that_is_said_again_while_news_are_missing(two, clock, between):
+    """It refuses nothing of what was released by one that was said here, unless there was a refusal or a forgetting between."""
+    here, there, (edge, _), store = two
+    edge.hold()
+    visitor, other = here.visitor("anne"), there.visitor("anne")
+    await visitor.opt_in(purposes="all")
+    await settle()
+    store.hold()
+    clock.advance(1.0)
+    for choice in between:
+        await (other.forget() if choice == "pending" else other.opt_in(purposes=choice))
+    await other.opt_in(purposes="all")
+    store.held = None  # lost
+    events = [visitor.event(type=str(number)) for number in range(40)]
+    store.tell()
+    await settle()
+    edge.release()
+    await settle()
+    declined = [isinstance(event.exception(), ConsentDeclined) for event in events if event.done()]
+    assert declined
+    assert any(declined) == bool(between)
+
+
 @pytest.mark.parametrize("told", [True, False])
 async def test_a_refusal_that_the_store_has_lost_holds_on(two, clock, told):
     """Whoever knows of it goes on refusing, also where a browser still carries an older yes, until there is a new one."""
