@@ -629,7 +629,8 @@ async def test_no_room_for_the_index_of_the_log(make):
 
     outbox = make()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # less than the index takes, whatever it holds
+    # Less than the index takes, whatever it holds.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(OutboxError, match=r"disk I/O error. The disk may be full"):
             await outbox.open()
