@@ -324,7 +324,7 @@ class Engine:
     def _outbox_is_back(self) -> None:
         """Tell it at once of refusals that it could not be told of: others send what they find there."""
         if self._closed_with is None:  # closing tries each once more by itself
-            in_slices([self.visitor, *self.visitors], _save_owed_refusal)
+            in_slices(self._everybody(), _save_owed_refusal)
 
     async def _read_again(self) -> None:
         """Read the choices that are known again: somebody may have changed them without our hearing of it."""

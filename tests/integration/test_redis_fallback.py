@@ -262,16 +262,19 @@ async def test_a_refusal_while_redis_is_away(server, options, start):
     await until(lambda: edge.event_types == ["bert"])
 
 
-async def test_a_refusal_is_told_as_soon_as_redis_is_back(server, options, start, monkeypatch):
+@pytest.mark.parametrize("key", ["anne", None])
+async def test_a_refusal_is_told_as_soon_as_redis_is_back(server, options, start, monkeypatch, key):
     """A relay sends what it finds there: the refusal does not wait for its next attempt, a minute later at last."""
     monkeypatch.setattr("alloy_async._preference.FIRST_RETRY", 3_600.0)
     alloy = await start(relay=True, transport=RecordingEdge())
-    await store(alloy, "anne")
+    visitor = alloy.visitor(key)
+    await visitor.opt_in(purposes="all")
+    await visitor.event(type="anne", ack="stored")
     await store(alloy, "bert", visitor="bert")
     assert stored_there(server) == 2
     server.kill()
     with pytest.raises(ConsentStoreError):
-        await alloy.visitor("anne").opt_in(purposes="none")
+        await visitor.opt_in(purposes="none")
     server.restart()
     await until(lambda: stored_there(server) == 1)
 
