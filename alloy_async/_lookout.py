@@ -73,6 +73,11 @@ class Lookout:
         if self._again is None:
             self.look()
 
+    def out_of_reach(self) -> None:
+        """Take note that somebody else has had no answer, and look when there is one again."""
+        self._has_failed = True
+        self.make_sure()
+
     def look_later(self) -> None:
         """Look in a while, unless that is under way."""
         if self._again is None and not is_under_way(self._looking):

@@ -278,7 +278,7 @@ class OutboxKeeper:
             await self._epoch.erase(visitor)
         except Exception as raised:  # noqa: BLE001 - as above
             problem = as_outbox_error("erase", raised)
-            self._lookout.make_sure()  # so that it is known when it is back
+            self._lookout.out_of_reach()
         if problem is not None:
             raise problem
 

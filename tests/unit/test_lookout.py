@@ -99,6 +99,16 @@ async def test_what_cannot_be_read_is_asked_again_later(world, caplog):
     assert "secret" not in caplog.text
 
 
+async def test_an_answer_is_told_that_comes_after_somebody_else_had_none(world):
+    """Also where the next look is arranged already, and finds the outbox back."""
+    world.lookout.look_later()
+    world.lookout.out_of_reach()
+    await settle()
+    assert world.asked == 0
+    await world.pass_time(AGAIN)
+    assert (world.asked, world.told_back) == (1, 1)
+
+
 async def test_an_answer_after_none_is_told_once(world):
     """However often there was none; and an answer after an answer is nothing to tell."""
     problem = OutboxError("read", "of the test", "it is down.")
