@@ -9,7 +9,7 @@ from typing import Protocol
 from ._clock import Cancellable
 from ._consent._opt_in import OptInState
 from ._consent._rules import Purposes
-from ._futures import CommandFuture
+from ._futures import CommandFuture, is_under_way
 from ._household import Household
 from ._preference import PreferenceKeeper
 from .errors import AlloyError, ConsentStoreError
@@ -84,7 +84,7 @@ class ChoiceReading:
         """
         self._doubt = _stronger(self._doubt, refused)
         self._stale = True
-        if self.task is None or self.task.done():
+        if not is_under_way(self.task):
             self._read()
 
     def tell(self, future: CommandFuture[Purposes]) -> None:

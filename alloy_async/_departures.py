@@ -10,6 +10,7 @@ from ._commands import EventCommand
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 from ._event_filter import filter_event
+from ._futures import is_under_way
 from ._household import Household
 from ._identity_keeper import IdentityKeeper
 from ._slices import SLICE
@@ -81,7 +82,7 @@ class Departures:
 
     def go_on(self) -> None:
         """Go on with what waits, where somebody else has cancelled the task that brings it."""
-        if self.task is None or self.task.done():  # done and still here: it was cancelled before it began
+        if not is_under_way(self.task):
             self.task = self._household.own(self._depart(), "alloy-departure")
 
     def open_commands(self) -> list[EventCommand]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from ._consent._opt_in import OptInState
 from ._consent._rules import Verdict
 from ._courier import ATTEMPTS, DELIVERY_TIMEOUT
-from ._futures import CommandFuture
+from ._futures import CommandFuture, is_under_way
 from ._household import Household
 from ._identity_keeper import IdentityKeeper
 from .edge.protocol import Reply
@@ -69,7 +69,7 @@ class EcidRequest:
         """End a future with the ECID."""
         self._wanted.append(future)
         future.add_done_callback(self._left)
-        if self.task is None or self.task.done():  # done and still here: it was cancelled before it began
+        if not is_under_way(self.task):
             self.task = self._household.own(self._acquire(), "alloy-ecid")
 
     def reject(self, error: AlloyError) -> None:
